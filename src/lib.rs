@@ -1,1 +1,13 @@
-pub mod skeleton {}
+//! Seawall keeps a breach from spreading: a Kubernetes operator that segments devices and workloads
+//! by identity, isolates what was breached, and proves both by reading them back.
+//!
+//! Imports run one way: `app` and the commands use the parts, the parts use `domain` and `api`, and
+//! those two use nothing of the rest. `docs/architecture.md` shows the rooms.
+
+pub mod api;
+pub mod cli;
+pub mod crds;
+pub mod domain;
+pub mod fleet;
+pub mod local;
+pub mod yaml;

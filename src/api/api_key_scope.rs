@@ -1,0 +1,177 @@
+//! `ApiKeyScope`: what an agent's key may do. The agent's name is the resource's.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::selectors::WorkloadSelector;
+
+/// What the keys of one AI agent may do, in the scope's own namespace.
+#[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[kube(
+    group = "seawall.dev",
+    version = "v1alpha1",
+    kind = "ApiKeyScope",
+    plural = "apikeyscopes",
+    namespaced,
+    shortname = "swk",
+    category = "seawall",
+    status = "ApiKeyScopeStatus",
+    derive = "PartialEq",
+    doc = "Says what the API keys of one AI agent may do. The agent's name is the resource's.",
+    validation = ("self.metadata.name.size() <= 63", "the scope's name is the agent's name and must be at most 63 characters"),
+    printcolumn(name = "Access", type_ = "string", json_path = ".spec.access"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Disabled", type_ = "boolean", json_path = ".spec.disabled"),
+    printcolumn(name = "Last-Used", type_ = "string", json_path = ".status.lastUsedOn"),
+    printcolumn(name = "Expires", type_ = "date", json_path = ".spec.expiresAt", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = ("(self.access == 'Custom') == (size(self.tools) > 0)", "tools is the list of a Custom scope: give it with access: Custom, and leave it out otherwise")
+)]
+pub struct ApiKeyScopeSpec {
+    pub access: Access,
+    /// For `Custom`: the tools by name.
+    #[serde(default)]
+    #[schemars(
+        length(max = 64),
+        inner(length(max = 64), regex(pattern = r"^[a-z][a-z0-9_]{1,63}$"))
+    )]
+    pub tools: Vec<String>,
+    #[serde(default)]
+    pub credentials: Credentials,
+    /// What may be acted on; absent means nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Targets>,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
+    /// A disabled scope refuses every key at once.
+    #[serde(default)]
+    pub disabled: bool,
+    /// When the keys stop working.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What kind of tools the agent has.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema,
+)]
+pub enum Access {
+    /// Reads.
+    Investigate,
+    /// Reads, tightens (isolate, Deny, Audit), and undoes what it wrote itself.
+    Contain,
+    /// Also writes policies that allow.
+    Manage,
+    /// The tools that `tools` names.
+    Custom,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Credentials {
+    /// `sha256:` and the hex SHA-256 of each key. `seawall keys create` prints a key once, with its hash.
+    #[serde(default)]
+    #[schemars(
+        length(max = 16),
+        inner(length(max = 71), regex(pattern = r"^sha256:[0-9a-f]{64}$"))
+    )]
+    pub key_hashes: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = ("has(self.devices) || has(self.workloads)", "empty targets are refused: name devices or workloads, or leave targets out for a scope that acts on nothing")
+)]
+pub struct Targets {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<DeviceTargets>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workloads: Option<WorkloadSelector>,
+}
+
+/// Devices of the scope's namespace that the agent may act on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = ("self.all != (size(self.ids) + size(self.tags) > 0)", "give ids or tags, or all: true for every device of this namespace")
+)]
+pub struct DeviceTargets {
+    #[serde(default)]
+    #[schemars(
+        length(max = 1000),
+        inner(length(max = 30), regex(pattern = r"^dev_[0-9a-z]{26}$"))
+    )]
+    pub ids: Vec<String>,
+    /// Every tag must be on the device, with this value.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub tags: std::collections::BTreeMap<String, String>,
+    #[serde(default)]
+    pub all: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limits {
+    /// Calls of any tool a minute; checked by the MCP server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100000))]
+    pub calls_per_minute: Option<i32>,
+    /// Actions an hour; checked by the MCP server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100000))]
+    pub actions_per_hour: Option<i32>,
+    /// Longest isolation, such as `24h` or `90m`; checked by the API server. An isolation without an end is refused then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8), regex(pattern = r"^[1-9][0-9]{0,5}(s|m|h)$"))]
+    pub max_isolation: Option<String>,
+}
+
+/// Tools whose calls wait for a person.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Approval {
+    #[schemars(
+        length(min = 1, max = 64),
+        inner(length(max = 64), regex(pattern = r"^[a-z][a-z0-9_]{1,63}$"))
+    )]
+    pub tools: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKeyScopeStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::conditions::schema")]
+    pub conditions: Vec<Condition>,
+    /// The tools that the agent sees.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
+    /// The targets, resolved; the API server checks writes against this list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<ResolvedTargets>,
+    /// The Kubernetes user that the agent acts as.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub agent: String,
+    /// The day of the last call, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_on: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedTargets {
+    #[schemars(length(max = 20000), inner(length(max = 30)))]
+    pub devices: Vec<String>,
+}

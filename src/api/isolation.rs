@@ -1,0 +1,184 @@
+//! `Isolation`: who is in quarantine, or suspended.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::network::ManagementPath;
+
+/// Puts one device, workload, node or user in quarantine until the resource is deleted or expires.
+#[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[kube(
+    group = "seawall.dev",
+    version = "v1alpha1",
+    kind = "Isolation",
+    namespaced,
+    shortname = "swi",
+    category = "seawall",
+    status = "IsolationStatus",
+    derive = "PartialEq",
+    doc = "Puts one device, workload, node or user in quarantine until it is deleted or expires.",
+    printcolumn(name = "Target", type_ = "string", json_path = ".status.targetSummary"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Self", type_ = "string", json_path = ".status.self"),
+    printcolumn(name = "Peers", type_ = "string", json_path = ".status.peers.summary"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".spec.reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Expires",
+        type_ = "date",
+        json_path = ".spec.expiresAt",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IsolationSpec {
+    /// What is isolated. It cannot be changed: delete this Isolation and make another.
+    #[x_kube(validation = ("self == oldSelf", "target cannot be changed: delete this Isolation and create another"))]
+    pub target: Target,
+    /// Why, for the people who read this later.
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = ("self.trim().size() > 0", "say why in reason: it is what the people who come later read first"))]
+    pub reason: String,
+    /// What may still reach the target. The operator's own address is always reachable for a device's agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub management: Vec<ManagementPath>,
+    /// The incident this belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), regex(pattern = r"^inc_[0-9A-Za-z]{1,60}$"))]
+    pub incident: Option<String>,
+    /// For workloads: whether the kubelet's probes are cut as well.
+    #[serde(default)]
+    pub probes: Probes,
+    /// Whether the configured channels are told.
+    #[serde(default = "enabled")]
+    pub notify: bool,
+    /// When the isolation ends by itself; absent means when it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+fn enabled() -> bool {
+    true
+}
+
+/// Exactly one of these.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = ("[has(self.device), has(self.workload), has(self.user), has(self.node)].exists_one(x, x)", "name exactly one target: device, workload, user or node")
+)]
+pub struct Target {
+    /// A device's id, as `seawall fleet list` shows it. A device that is not enrolled yet is isolated when it enrols.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 30), regex(pattern = r"^dev_[0-9a-z]{26}$"))]
+    pub device: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadTarget>,
+    /// A user's canonical id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = ("!self.startsWith('system:')", "system: users are Kubernetes' own and cannot be suspended"))]
+    pub user: Option<String>,
+    /// A node of the cluster; only for Isolations in the system namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub node: Option<String>,
+}
+
+/// One pod by name, or the pods that a selector chooses, in the Isolation's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = ("has(self.pod) != has(self.podSelector)", "name either pod or podSelector")
+)]
+pub struct WorkloadTarget {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub pod: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = ("(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)", "an empty podSelector is refused: give matchLabels or matchExpressions"))]
+    pub pod_selector: Option<LabelSelector>,
+}
+
+/// What happens to the kubelet's probes of an isolated workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Probes {
+    #[default]
+    Cut,
+    Keep,
+}
+
+/// Where the isolation stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Phase {
+    /// Nothing is in force yet.
+    #[default]
+    Pending,
+    /// The target itself and every connected peer have read it back.
+    Isolated,
+    /// A user's writes, keys and traffic are refused.
+    Suspended,
+    /// Some enforcement points have it; the conditions name what is missing.
+    Partial,
+    /// Nothing can enforce it; the conditions say what stands in the way.
+    NotEnforceable,
+}
+
+/// Whether the target's own enforcement point has the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum SelfState {
+    #[default]
+    Pending,
+    Programmed,
+    /// The target's agent is not connected; its peers drop it all the same.
+    Offline,
+}
+
+/// The other side: the agents that drop the target's addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerCoverage {
+    pub matched: i32,
+    pub programmed: i32,
+    /// `programmed/matched`, for `kubectl get`.
+    pub summary: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IsolationStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::conditions::schema")]
+    pub conditions: Vec<Condition>,
+    #[serde(default)]
+    pub phase: Phase,
+    /// `device/dev_…`, for `kubectl get`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub target_summary: String,
+    /// The target's own enforcement point.
+    #[serde(default, rename = "self", skip_serializing_if = "Option::is_none")]
+    pub self_state: Option<SelfState>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<PeerCoverage>,
+    /// Open connections whose tracking entries were deleted, at the target and its peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_cut: Option<i32>,
+    /// When the target's own enforcement was first read back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolated_at: Option<Timestamp>,
+}

@@ -1,0 +1,35 @@
+//! What the command line means: one variant for each command, each handed to the part it belongs to.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::crds::CrdsArgs;
+
+/// Keeps a breach from spreading: segments and isolates devices and workloads, and proves it.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print the CustomResourceDefinitions, or write them to the files that hold them.
+    Crds(CrdsArgs),
+}
+
+/// Runs the command and turns an error into words on standard error.
+pub fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Crds(args) => crate::crds::run(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("seawall: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The pure core: facts in, enforcement and verdicts out. No clock, client, file or database here;
+//! `watch` and `fleet` narrow what they see into a [`world::World`], [`compile`] turns it into what
+//! has to be in force, and the appliers in `enforce` make it so.
+
+pub mod applied;
+pub mod enforcement;
+pub mod names;
+pub mod verdict;
+pub mod world;

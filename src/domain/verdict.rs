@@ -1,0 +1,104 @@
+//! What `compile` thinks of each resource: whether it is accepted, and which enforcement points it
+//! needs. `status` joins a verdict with what was applied; nothing here knows what was.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::names::{DeviceId, ObjectKey};
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verdicts {
+    pub policies: BTreeMap<ObjectKey, PolicyVerdict>,
+    pub isolations: BTreeMap<ObjectKey, IsolationVerdict>,
+    pub scopes: BTreeMap<ObjectKey, ScopeVerdict>,
+}
+
+/// Whether a resource is valid, understood and allowed; what is not accepted has no effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Acceptance {
+    #[default]
+    Accepted,
+    /// Not now; it may be later without being edited (`UnknownTarget`, `Expired`, `Disabled`).
+    Waiting { reason: Reason, message: String },
+    /// Never, as it is written.
+    Refused { reason: Reason, message: String },
+}
+
+/// CamelCase word of a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    UnknownTarget,
+    Expired,
+    Disabled,
+    /// The target or network would cut the operator, the API server, or what else is protected.
+    WouldCutOperator,
+    /// The resource speaks for another namespace and is not in the system namespace.
+    OtherTenant,
+    /// A field that this version does not enforce.
+    NotSupported,
+    /// Wider than may be blocked.
+    TooWide,
+    Malformed,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownTarget => "UnknownTarget",
+            Self::Expired => "Expired",
+            Self::Disabled => "Disabled",
+            Self::WouldCutOperator => "WouldCutOperator",
+            Self::OtherTenant => "OtherTenant",
+            Self::NotSupported => "NotSupported",
+            Self::TooWide => "TooWide",
+            Self::Malformed => "Malformed",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PolicyVerdict {
+    pub uid: String,
+    pub generation: i64,
+    pub acceptance: Acceptance,
+    /// Devices whose state holds this policy.
+    pub devices: BTreeSet<DeviceId>,
+    /// The NetworkPolicy that carries its portable part, if it has one.
+    pub network_policy: Option<ObjectKey>,
+    /// What can't be enforced, each with what stands in the way.
+    pub not_enforceable: Vec<String>,
+    /// It reports and changes nothing.
+    pub observing: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct IsolationVerdict {
+    pub uid: String,
+    pub generation: i64,
+    pub acceptance: Acceptance,
+    /// `device/dev_…`, `workload/web-0`, `user/…`, `node/…`.
+    pub target: String,
+    /// The isolated device, once it is enrolled.
+    pub device: Option<DeviceId>,
+    /// Devices that drop its addresses.
+    pub peers: BTreeSet<DeviceId>,
+    /// Why nothing can enforce it, if nothing can.
+    pub not_enforceable: Option<String>,
+    /// Addresses the target claims that are not used, each with why.
+    pub address_notes: Vec<String>,
+    /// Other Isolations in force on the same target.
+    pub also_isolated_by: BTreeSet<ObjectKey>,
+    /// It is gone from the API server and kept in force until a person confirms.
+    pub held: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ScopeVerdict {
+    pub uid: String,
+    pub generation: i64,
+    pub acceptance: Acceptance,
+    /// The Kubernetes user of the agent.
+    pub agent: String,
+    /// Devices that it may act on now.
+    pub devices: BTreeSet<DeviceId>,
+    pub all_devices: bool,
+}

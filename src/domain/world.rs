@@ -1,0 +1,88 @@
+//! The facts that `compile` reads, narrowed from watched objects and the device table. Watch events
+//! become `apply`, `delete` and `reset`; there is no client here and no time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::names::{DeviceId, ObjectKey};
+use crate::api::{ApiKeyScopeSpec, IsolationSpec, PolicySpec, TrustLevel};
+
+/// Everything that decides what is in force.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    pub settings: Settings,
+    pub policies: BTreeMap<ObjectKey, Resource<PolicySpec>>,
+    pub isolations: BTreeMap<ObjectKey, Resource<IsolationSpec>>,
+    pub scopes: BTreeMap<ObjectKey, Resource<ApiKeyScopeSpec>>,
+    pub devices: BTreeMap<DeviceId, Device>,
+    /// Isolations that are gone from the API server and stay in force until a person confirms, by UID.
+    pub held: BTreeMap<String, HeldIsolation>,
+}
+
+/// What the operator was configured with.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// The tenant that may speak for the whole fleet.
+    pub system_namespace: String,
+    /// Where agents reach the operator; an isolated device keeps these for its agent.
+    #[serde(default)]
+    pub operator: BTreeSet<SocketAddr>,
+    /// Addresses that no rule may cut, each with what they are ("the API server").
+    #[serde(default)]
+    pub protected: Vec<Protected>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protected {
+    pub what: String,
+    pub network: IpNet,
+}
+
+/// A watched resource, without what does not matter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resource<Spec> {
+    pub uid: String,
+    pub generation: i64,
+    /// The Kubernetes user that an agent's stamp names.
+    #[serde(default)]
+    pub written_by: Option<String>,
+    pub spec: Spec,
+}
+
+/// An Isolation that vanished in a mass release.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldIsolation {
+    pub key: ObjectKey,
+    pub isolation: Resource<IsolationSpec>,
+}
+
+/// An enrolled device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Device {
+    /// The namespace it belongs to.
+    pub tenant: String,
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    #[serde(default)]
+    pub trust: TrustLevel,
+    /// What the device's interfaces hold, each with when the device first claimed it; loopback is left out.
+    #[serde(default)]
+    pub addresses: BTreeMap<IpAddr, Timestamp>,
+}
+
+impl World {
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            ..Self::default()
+        }
+    }
+}
