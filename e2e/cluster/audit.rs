@@ -1,0 +1,131 @@
+//! The API server's own audit log: who asked for what, as Kubernetes itself saw it. The measure of
+//! attribution and of "no writes in a quiet minute".
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// One line of the log, of the stage at which the answer had been sent.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditEvent {
+    pub stage: String,
+    pub verb: String,
+    pub user: User,
+    /// Who the request was made as, where `user` impersonated somebody.
+    pub impersonated_user: Option<User>,
+    /// Absent for requests that are not about a resource.
+    pub object_ref: Option<ObjectRef>,
+    pub response_status: Option<ResponseStatus>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct User {
+    pub username: String,
+    #[serde(default)]
+    pub groups: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectRef {
+    pub api_group: String,
+    pub resource: String,
+    pub subresource: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct ResponseStatus {
+    #[serde(default)]
+    pub code: u16,
+}
+
+impl AuditEvent {
+    /// In whose name it was done: the impersonated user's, where there is one.
+    pub fn actor(&self) -> &str {
+        &self
+            .impersonated_user
+            .as_ref()
+            .unwrap_or(&self.user)
+            .username
+    }
+
+    /// Whether it asked for a change, allowed or not.
+    pub fn is_write(&self) -> bool {
+        ["create", "update", "patch", "delete", "deletecollection"].contains(&self.verb.as_str())
+    }
+
+    /// Whether it is about resources of this name, in whatever group.
+    pub fn is_about(&self, resource: &str) -> bool {
+        let object = self.object_ref.as_ref();
+        object.is_some_and(|object| object.resource == resource)
+    }
+
+    pub fn code(&self) -> u16 {
+        self.response_status
+            .as_ref()
+            .map_or(0, |status| status.code)
+    }
+}
+
+/// A place in the log, to read from there on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mark(u64);
+
+pub struct AuditLog {
+    path: PathBuf,
+}
+
+impl AuditLog {
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The end of the log now. An answer may reach its client shortly before its line is here.
+    pub fn mark(&self) -> anyhow::Result<Mark> {
+        Ok(Mark(std::fs::metadata(&self.path)?.len()))
+    }
+
+    /// The answered requests whose lines were written after `mark`.
+    pub fn since(&self, mark: Mark) -> anyhow::Result<Vec<AuditEvent>> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(mark.0))?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let mut events = Vec::new();
+        for line in text[..whole].lines() {
+            let event: AuditEvent = serde_json::from_str(line)?;
+            if event.stage == "ResponseComplete" || event.stage == "Panic" {
+                events.push(event);
+            }
+        }
+        Ok(events)
+    }
+
+    /// Changes that `actor` asked for after `mark`.
+    pub fn writes_by(&self, actor: &str, mark: Mark) -> anyhow::Result<Vec<AuditEvent>> {
+        let mut events = self.since(mark)?;
+        events.retain(|event| event.is_write() && event.actor() == actor);
+        Ok(events)
+    }
+}
+
+/// Whole objects for our resources; who and what for the rest.
+pub fn policy() -> Value {
+    json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived", "ResponseStarted"],
+        "rules": [
+            {"level": "RequestResponse", "resources": [{"group": "seawall.dev"}]},
+            {"level": "Metadata"},
+        ],
+    })
+}

@@ -1,0 +1,68 @@
+//! How a test of real parts is written: a sentence and an async body, run on one runtime that all
+//! tests share, so that clients and fixtures can be shared too.
+
+use std::future::Future;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use libtest_mimic::Trial;
+use tokio::runtime::Runtime;
+
+/// No test waits longer, whatever hangs.
+const LIMIT: Duration = Duration::from_secs(180);
+
+pub fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(4)
+            .enable_all()
+            .build()
+            .expect("a runtime needs only threads")
+    })
+}
+
+/// A test named by the sentence that it shows.
+pub fn case<F, Fut>(sentence: &str, body: F) -> Trial
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    Trial::test(sentence, move || {
+        runtime()
+            .block_on(async {
+                match tokio::time::timeout(LIMIT, body()).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => bail!("not done after {} s", LIMIT.as_secs()),
+                }
+            })
+            .map_err(|error| format!("{error:#}").into())
+    })
+}
+
+/// Asks again and again until there is an answer; fails with what was waited for.
+pub async fn eventually<T, Fut>(
+    what: &str,
+    limit: Duration,
+    mut ask: impl FnMut() -> Fut,
+) -> anyhow::Result<T>
+where
+    Fut: Future<Output = anyhow::Result<Option<T>>>,
+{
+    let deadline = Instant::now() + limit;
+    loop {
+        let last = match ask().await {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        if Instant::now() > deadline {
+            match last {
+                Some(error) => return Err(error.context(format!("waited {limit:?} for {what}"))),
+                None => bail!("waited {limit:?} for {what}"),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}

@@ -1,0 +1,87 @@
+//! The folder of one run, `target/e2e/<time>-<pid>`: logs, kubeconfigs and data of all that it starts.
+//!
+//! Logs of the last runs are kept to be read; databases go when the run ends.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Context;
+
+const RUN: &str = "SEAWALL_E2E_RUN";
+
+/// Folders of ended runs that are kept.
+const KEPT: usize = 5;
+
+/// A folder of this name holds a database, which nobody reads after the run.
+pub const DATA: &str = "data";
+
+pub struct Run {
+    dir: PathBuf,
+    /// Locked for as long as the run lives, so that another run beside it doesn't tidy it away.
+    _alive: File,
+}
+
+impl Run {
+    pub fn begin() -> anyhow::Result<Self> {
+        let runs = runs();
+        let name = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
+        let dir = runs.join(format!("{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        let alive = File::create(dir.join("alive"))?;
+        alive.lock()?;
+        tidy(&runs);
+        Ok(Self { dir, _alive: alive })
+    }
+
+    pub fn to_env(&self) -> (String, String) {
+        (RUN.into(), self.dir.display().to_string())
+    }
+
+    pub fn end(self, success: bool) {
+        remove_data(&self.dir);
+        if !success {
+            eprintln!("logs of this run: {}", self.dir.display());
+        }
+    }
+}
+
+/// A new folder of the run that this process is part of, named after what uses it.
+pub fn scratch(name: &str) -> anyhow::Result<PathBuf> {
+    static NEXT: AtomicUsize = AtomicUsize::new(1);
+    let run = std::env::var_os(RUN).context("only inside a run")?;
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let dir = Path::new(&run).join(format!("{name}-{number}"));
+    fs::create_dir_all(&dir)?;
+    Ok(dir)
+}
+
+fn runs() -> PathBuf {
+    // Cargo's folder for tests is `<target>/tmp`.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    target.expect("cargo gives a folder in target").join("e2e")
+}
+
+/// Removes ended runs but the last ones. What can't be removed is left: it costs only room.
+fn tidy(runs: &Path) {
+    let mut ended: Vec<PathBuf> = fs::read_dir(runs)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|dir| File::open(dir.join("alive")).is_ok_and(|file| file.try_lock().is_ok()))
+        .collect();
+    ended.sort();
+    let surplus = ended.len().saturating_sub(KEPT);
+    for dir in ended.drain(..surplus) {
+        let _ = fs::remove_dir_all(dir);
+    }
+    // A run that was killed left its databases.
+    ended.iter().for_each(|dir| remove_data(dir));
+}
+
+fn remove_data(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let _ = fs::remove_dir_all(entry.path().join(DATA));
+    }
+}
