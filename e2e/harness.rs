@@ -2,6 +2,8 @@
 //! tests share, so that clients and fixtures can be shared too.
 
 use std::future::Future;
+use std::panic::Location;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -23,13 +25,16 @@ pub fn runtime() -> &'static Runtime {
     })
 }
 
-/// A test named by the sentence that it shows.
+/// A test named by the sentence that it shows, after the file it stands in: `lab::a drop is seen`.
+#[track_caller]
 pub fn case<F, Fut>(sentence: &str, body: F) -> Trial
 where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = anyhow::Result<()>>,
 {
-    Trial::test(sentence, move || {
+    let file = Path::new(Location::caller().file());
+    let subject = file.file_stem().unwrap_or_default().to_string_lossy();
+    Trial::test(format!("{subject}::{sentence}"), move || {
         runtime()
             .block_on(async {
                 match tokio::time::timeout(LIMIT, body()).await {

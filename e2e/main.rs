@@ -7,6 +7,7 @@
 
 mod cluster;
 mod harness;
+mod lab;
 mod process;
 mod run;
 mod sandbox;

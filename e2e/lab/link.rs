@@ -1,0 +1,84 @@
+//! What `ip` is told: a namespace with one interface `eth0`, which is the other end of a port of a bridge.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+pub struct Attachment {
+    pub namespace: String,
+    pub bridge: String,
+    /// The bridge's end of the pair.
+    pub port: String,
+    pub v4: Ipv4Addr,
+    pub v6: Ipv6Addr,
+    pub gateway4: Ipv4Addr,
+    pub gateway6: Ipv6Addr,
+}
+
+impl Attachment {
+    pub fn make(&self) -> anyhow::Result<()> {
+        let Self {
+            namespace,
+            bridge,
+            port,
+            ..
+        } = self;
+        ip(&["netns", "add", namespace], "")?;
+        let pair = format!("link add {port} type veth peer name eth0 netns {namespace}\n");
+        ip(
+            &["-batch", "-"],
+            &format!("{pair}link set {port} master {bridge} up\n"),
+        )
+    }
+
+    /// Addresses and routes of the interface inside. Duplicate address detection must be off by then.
+    pub fn configure(&self) -> anyhow::Result<()> {
+        let Self {
+            v4,
+            v6,
+            gateway4,
+            gateway6,
+            ..
+        } = self;
+        ip(
+            &["-n", &self.namespace, "-batch", "-"],
+            &format!(
+                "link set lo up\n\
+                 addr add {v4}/16 dev eth0\n\
+                 addr add {v6}/64 dev eth0 nodad\n\
+                 link set eth0 up\n\
+                 route add default via {gateway4}\n\
+                 route add default via {gateway6}\n"
+            ),
+        )
+    }
+
+    /// Removes the namespace, and with it the interface and the bridge's port.
+    pub fn remove(&self) -> anyhow::Result<()> {
+        // A process that still runs inside would keep the namespace; the port goes at once.
+        ip(&["link", "del", &self.port], "")?;
+        ip(&["netns", "del", &self.namespace], "")
+    }
+}
+
+/// Runs `ip`, feeding it `input`; fails with what it said.
+pub fn ip(args: &[&str], input: &str) -> anyhow::Result<()> {
+    let mut child = Command::new("ip")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting ip (package iproute2)")?;
+    let mut stdin = child.stdin.take().context("stdin was piped")?;
+    stdin.write_all(input.as_bytes())?;
+    drop(stdin);
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("ip {}: {}\n{input}", args.join(" "), said.trim());
+    }
+    Ok(())
+}
