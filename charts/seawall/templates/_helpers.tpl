@@ -1,0 +1,29 @@
+{{/* Names are fixed: admission policies and RBAC name each other, and there is one Seawall in a cluster. */}}
+
+{{- define "seawall.labels" -}}
+app.kubernetes.io/name: seawall
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: seawall
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "seawall.selector" -}}
+app.kubernetes.io/name: seawall
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* The namespace of the agents' ServiceAccounts. It is part of every agent's user name, so it is no value. */}}
+{{- define "seawall.agentsNamespace" -}}seawall-agents{{- end }}
+
+{{- define "seawall.agentPrefix" -}}system:serviceaccount:{{ include "seawall.agentsNamespace" . }}:{{- end }}
+
+{{- define "seawall.operatorUser" -}}system:serviceaccount:{{ .Release.Namespace }}:seawall{{- end }}
+
+{{- define "seawall.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end }}
