@@ -4,6 +4,7 @@
 //! Imports run one way: `app` and the commands use the parts, the parts use `domain` and `api`, and
 //! those two use nothing of the rest. `docs/architecture.md` shows the rooms.
 
+pub mod access;
 pub mod api;
 pub mod cli;
 pub mod crds;

@@ -2,14 +2,19 @@
 //!
 //! | request | answer |
 //! | --- | --- |
+//! | `GET /v1/ready` | [`Ready`], or [`Problem`] with 503 |
 //! | `POST /v1/authenticate` [`Authenticate`] | [`Principal`], or [`Problem`] with 401 |
-//! | `POST /v1/audit` an audit entry | [`Appended`] once it is durable |
-//! | `GET /v1/audit?…` a search | a page of audit entries |
+//! | `POST /v1/tenants/{tenant}/audit` [`AgentRecord`] | [`Appended`] once it is durable |
+//! | `GET /v1/tenants/{tenant}/audit?…` [`AuditQuery`] | [`AuditPage`] |
 //! | `GET /v1/tenants/{tenant}/devices` | [`Vec<DeviceView>`] |
 //! | `GET /v1/tenants/{tenant}/devices/{id}` | [`DeviceView`], or [`Problem`] with 404 |
-//! | `GET /v1/tenants/{tenant}/isolations/{name}/settled?uid=…&generation=…&timeoutMs=…` | [`Standing`] as soon as every connected point has read it back, or as it is after the timeout |
+//! | `GET /v1/tenants/{tenant}/isolations/{name}/settled?…` [`SettledQuery`] | [`Standing`] as soon as every connected point has read it back (or has it no more), or as it is after the timeout |
 //! | `GET /v1/tenants/{tenant}/policies/{name}/settled?…` | the same for a Policy |
+//! | `POST /v1/tenants/{tenant}/preview` [`Preview`] | [`Previewed`]: what compile would think of it, nothing written |
 //! | `POST /v1/tenants/{tenant}/verify` [`VerifyRequest`] | [`VerifyReport`], read back from each device now |
+//!
+//! Every other answer is a [`Problem`]: 400 for a request that can't be read, 503 for what can't be
+//! answered now.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +22,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::api::api_key_scope::Limits;
-use crate::api::{Access, TrustLevel};
+use crate::api::{Access, IsolationSpec, PolicySpec, TrustLevel};
 use crate::domain::names::DeviceId;
 
 /// Asks whose key this is. The key itself does not leave the sidecar.
@@ -57,6 +62,11 @@ pub struct Principal {
     pub expires_at: Option<Timestamp>,
 }
 
+/// The code of a [`Problem`] of what can't be answered now.
+pub const UNAVAILABLE: &str = "unavailable";
+/// The code of a [`Problem`] of what doesn't exist.
+pub const NOT_FOUND: &str = "not_found";
+
 /// An error, in words for the caller, with the next step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -72,6 +82,121 @@ pub struct Problem {
 pub struct Appended {
     pub id: String,
     pub index: u64,
+}
+
+/// The operator can answer: its watches have synced and its log is writable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ready {
+    pub version: String,
+}
+
+/// What the MCP server may enter in the audit log. The operator adds id and time; the tenant is the
+/// path's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(
+    tag = "kind",
+    rename_all = "snake_case",
+    rename_all_fields = "camelCase"
+)]
+pub enum AgentRecord {
+    /// Before an action; it happens only once this is durable.
+    Intent {
+        agent: String,
+        user: String,
+        tool: String,
+        /// As the agent gave them.
+        arguments: serde_json::Value,
+        reason: String,
+        dry_run: bool,
+        /// Of the call, so that two calls are told apart.
+        call: String,
+    },
+    /// After it.
+    Outcome {
+        agent: String,
+        user: String,
+        tool: String,
+        call: String,
+        /// The id of the intent's entry.
+        intent: String,
+        dry_run: bool,
+        outcome: Outcome,
+        /// The resources that were written or deleted, as `Isolation/name`.
+        resources: Vec<String>,
+        message: String,
+        milliseconds: u64,
+    },
+    /// An action that was not begun.
+    Refusal {
+        agent: String,
+        user: String,
+        tool: String,
+        arguments: serde_json::Value,
+        call: String,
+        /// Such as `outside_targets`.
+        code: String,
+        message: String,
+    },
+    /// A tool that reads. The arguments are not entered, only an HMAC-SHA-256 of them.
+    Read {
+        agent: String,
+        user: String,
+        tool: String,
+        call: String,
+        arguments_hmac: String,
+        outcome: Outcome,
+        milliseconds: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Done,
+    /// The API server refused it.
+    Refused,
+    Failed,
+}
+
+/// Entries of one tenant, newest first. All that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditQuery {
+    /// Such as `intent` or `refusal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// An agent's name or a Kubernetes user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// Occurs in the entry, whatever its case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Entries below this index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+    pub limit: usize,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditPage {
+    pub entries: Vec<AuditEntry>,
+    /// There may be more below this index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+}
+
+/// An entry as it is in the log, and where.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditEntry {
+    pub index: u64,
+    pub entry: serde_json::Value,
 }
 
 /// A device as people and agents see it.
@@ -99,7 +224,44 @@ pub struct DeviceView {
     pub policies: Vec<String>,
 }
 
-/// Where one resource stands.
+/// Waits until a resource stands as it should, at most so long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SettledQuery {
+    pub uid: String,
+    /// The generation that must be in force; any for one that is gone.
+    #[serde(default)]
+    pub generation: i64,
+    /// It was deleted: settled means that no connected point has it any more.
+    #[serde(default)]
+    pub gone: bool,
+    pub timeout_ms: u64,
+}
+
+/// A resource that nobody has written yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Preview {
+    Isolation { name: String, spec: IsolationSpec },
+    Policy { name: String, spec: PolicySpec },
+}
+
+/// What would become of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Previewed {
+    pub accepted: bool,
+    /// The condition's reason, such as `WouldCutOperator`; empty when accepted.
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub message: String,
+    /// Devices that would have rules of it: for an Isolation the target and its peers.
+    pub devices: usize,
+}
+
+/// Where one resource stands. For one that is gone, the points are those that had it, and
+/// `programmed` says that none of the connected ones has it any more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Standing {
@@ -114,8 +276,10 @@ pub struct Standing {
     /// For an Isolation: the target itself has.
     #[serde(default)]
     pub self_programmed: Option<bool>,
+    /// Enforcement points; of an Isolation the peers alone, without the target itself.
     pub matched: usize,
     pub programmed_points: usize,
+    /// Of these points, how many are not connected; of an Isolation the target itself included.
     pub offline: usize,
     #[serde(default)]
     pub connections_cut: u64,

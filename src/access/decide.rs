@@ -1,0 +1,323 @@
+//! The decision: what an agent means to do, its scope, and the circumstances in; yes or a refusal in
+//! words out. It is pure. The list of tools is filtered by it, and every call is decided by it again.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Effect, Principal, Tool, span};
+use crate::api::Access;
+use crate::domain::names::DeviceId;
+
+/// What an agent means to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    pub tool: Tool,
+    pub target: Target,
+    /// For an isolation, how long it would last.
+    pub lasts: Lasts,
+    /// It would let through what was not let through before.
+    pub allows: bool,
+    /// It changes nothing.
+    pub dry_run: bool,
+}
+
+impl Intent {
+    /// Before anything is known of the target: for the list of tools, and when a call comes in.
+    pub fn of(tool: Tool) -> Self {
+        Self {
+            tool,
+            target: Target::Unresolved,
+            lasts: Lasts::NotATime,
+            allows: false,
+            dry_run: false,
+        }
+    }
+}
+
+/// What would be acted on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Not looked at yet, or nothing, as reads.
+    Unresolved,
+    Devices(BTreeSet<DeviceId>),
+    /// Every device of the tenant, those to come included.
+    Fleet,
+    /// A resource that exists; `by` is the agent that its stamp names.
+    Written {
+        name: String,
+        by: Option<String>,
+    },
+}
+
+/// How long what is written lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lasts {
+    /// Nothing that the limit is about.
+    NotATime,
+    For(Duration),
+    UntilDeleted,
+}
+
+/// What else the decision depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Circumstances {
+    pub now: Timestamp,
+    pub calls: Rate,
+    pub actions: Rate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    Within,
+    Exceeded { retry_after: Duration },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Allow,
+    Refuse(Refusal),
+}
+
+/// Why not, in words for the agent and the people behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: RefusalCode,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RefusalCode {
+    KeyExpired,
+    CallsPerMinute,
+    ToolNotInScope,
+    NeedsApproval,
+    NoTargets,
+    OutsideTargets,
+    NotItsOwn,
+    EndRequired,
+    TooLong,
+    AllowNotInScope,
+    ActionsPerHour,
+}
+
+impl RefusalCode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KeyExpired => "key_expired",
+            Self::CallsPerMinute => "calls_per_minute",
+            Self::ToolNotInScope => "tool_not_in_scope",
+            Self::NeedsApproval => "needs_approval",
+            Self::NoTargets => "no_targets",
+            Self::OutsideTargets => "outside_targets",
+            Self::NotItsOwn => "not_its_own",
+            Self::EndRequired => "end_required",
+            Self::TooLong => "too_long",
+            Self::AllowNotInScope => "allow_not_in_scope",
+            Self::ActionsPerHour => "actions_per_hour",
+        }
+    }
+}
+
+/// The type of [`decide`], so that a test can stand in for it and see what the API server refuses.
+pub type Decide = fn(&Principal, &Intent, &Circumstances) -> Decision;
+
+pub fn decide(principal: &Principal, intent: &Intent, circumstances: &Circumstances) -> Decision {
+    let checks = [
+        expiry(principal, circumstances),
+        rate(
+            RefusalCode::CallsPerMinute,
+            "calls a minute",
+            principal.limits.calls_per_minute,
+            circumstances.calls,
+        ),
+        tool(principal, intent),
+        approval(principal, intent),
+        target(principal, intent),
+        length(principal, intent),
+        allowing(principal, intent),
+        actions(principal, intent, circumstances),
+    ];
+    match checks.into_iter().flatten().next() {
+        None => Decision::Allow,
+        Some(refusal) => Decision::Refuse(refusal),
+    }
+}
+
+fn refusal(code: RefusalCode, message: String) -> Option<Refusal> {
+    Some(Refusal { code, message })
+}
+
+/// The scope, as people name it.
+struct Scope<'a>(&'a Principal);
+
+impl fmt::Display for Scope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApiKeyScope {}/{}", self.0.tenant, self.0.agent)
+    }
+}
+
+fn expiry(principal: &Principal, circumstances: &Circumstances) -> Option<Refusal> {
+    let end = principal.expires_at?;
+    if circumstances.now < end {
+        return None;
+    }
+    refusal(
+        RefusalCode::KeyExpired,
+        format!(
+            "the keys of {} expired at {end}: ask a person to move its expiresAt",
+            Scope(principal)
+        ),
+    )
+}
+
+fn rate(code: RefusalCode, what: &str, limit: Option<i32>, rate: Rate) -> Option<Refusal> {
+    let Rate::Exceeded { retry_after } = rate else {
+        return None;
+    };
+    let limit = limit.map(|limit| format!("{limit} ")).unwrap_or_default();
+    let seconds = retry_after.as_secs_f64().ceil();
+    refusal(
+        code,
+        format!("this key has made its {limit}{what}: the next is possible in {seconds} seconds"),
+    )
+}
+
+fn tool(principal: &Principal, intent: &Intent) -> Option<Refusal> {
+    if intent.tool.is_in(principal.access, &principal.tools) {
+        return None;
+    }
+    refusal(
+        RefusalCode::ToolNotInScope,
+        format!(
+            "{} has access {:?}, which does not include {}: tools/list shows what it may call",
+            Scope(principal),
+            principal.access,
+            intent.tool.name()
+        ),
+    )
+}
+
+fn approval(principal: &Principal, intent: &Intent) -> Option<Refusal> {
+    let name = intent.tool.name();
+    if !principal.needs_approval.iter().any(|tool| tool == name) {
+        return None;
+    }
+    refusal(
+        RefusalCode::NeedsApproval,
+        format!(
+            "{name} needs a person's approval in {}: ask one to apply it with kubectl",
+            Scope(principal)
+        ),
+    )
+}
+
+fn target(principal: &Principal, intent: &Intent) -> Option<Refusal> {
+    match &intent.target {
+        Target::Unresolved => None,
+        Target::Written { by, .. } if by.as_ref() == Some(&principal.user) => None,
+        Target::Written { name, by } => refusal(
+            RefusalCode::NotItsOwn,
+            format!(
+                "{name} was written by {}, and an agent changes only what it wrote itself: ask them",
+                by.as_deref()
+                    .unwrap_or("a person or a GitOps controller, not by an agent")
+            ),
+        ),
+        _ if principal.all_devices => None,
+        _ if principal.devices.is_empty() => refusal(
+            RefusalCode::NoTargets,
+            format!(
+                "{} names no device that it may act on: ask a person to give it targets",
+                Scope(principal)
+            ),
+        ),
+        Target::Fleet => refusal(
+            RefusalCode::OutsideTargets,
+            format!(
+                "{} may act on {} named devices, not on the whole fleet: name devices",
+                Scope(principal),
+                principal.devices.len()
+            ),
+        ),
+        Target::Devices(devices) => {
+            let outside: Vec<&str> = devices
+                .iter()
+                .filter(|device| !principal.devices.contains(device))
+                .map(DeviceId::as_str)
+                .take(5)
+                .collect();
+            if outside.is_empty() {
+                return None;
+            }
+            refusal(
+                RefusalCode::OutsideTargets,
+                format!(
+                    "{} may not act on {}: ask a person to do it or to widen its targets",
+                    Scope(principal),
+                    outside.join(", ")
+                ),
+            )
+        }
+    }
+}
+
+fn length(principal: &Principal, intent: &Intent) -> Option<Refusal> {
+    let limit = principal.limits.max_isolation.as_deref()?;
+    // A limit that can't be read is no permission.
+    let most = span::parse(limit).unwrap_or(Duration::ZERO);
+    match intent.lasts {
+        Lasts::NotATime => None,
+        Lasts::For(length) if length <= most => None,
+        Lasts::For(_) => refusal(
+            RefusalCode::TooLong,
+            format!(
+                "{} isolates for at most {limit}: give a ttl of at most {limit}",
+                Scope(principal)
+            ),
+        ),
+        Lasts::UntilDeleted => refusal(
+            RefusalCode::EndRequired,
+            format!(
+                "isolations of {} must end: give a ttl of at most {limit}",
+                Scope(principal)
+            ),
+        ),
+    }
+}
+
+fn allowing(principal: &Principal, intent: &Intent) -> Option<Refusal> {
+    if !intent.allows || principal.access == Access::Manage {
+        return None;
+    }
+    refusal(
+        RefusalCode::AllowNotInScope,
+        format!(
+            "{} has access {:?} and may write rules that Deny or Audit: only Manage may Allow",
+            Scope(principal),
+            principal.access
+        ),
+    )
+}
+
+fn actions(
+    principal: &Principal,
+    intent: &Intent,
+    circumstances: &Circumstances,
+) -> Option<Refusal> {
+    if intent.tool.effect() == Effect::Read || intent.dry_run {
+        return None;
+    }
+    rate(
+        RefusalCode::ActionsPerHour,
+        "actions an hour",
+        principal.limits.actions_per_hour,
+        circumstances.actions,
+    )
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+pub mod tests;

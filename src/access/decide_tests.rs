@@ -1,0 +1,273 @@
+//! Every cell of the table: access × tool × target × limits × approval × rates × expiry.
+
+use super::*;
+use crate::api::api_key_scope::Limits;
+use crate::api::stamps;
+
+/// A scope of one target device, `device(1)`.
+pub fn principal(access: Access) -> Principal {
+    Principal {
+        tenant: "plant-a".into(),
+        agent: "soc-bot".into(),
+        user: stamps::agent_user("plant-a", "soc-bot"),
+        access,
+        tools: Vec::new(),
+        devices: vec![device(1)],
+        all_devices: false,
+        limits: Limits::default(),
+        needs_approval: Vec::new(),
+        expires_at: None,
+    }
+}
+
+pub fn device(number: u128) -> DeviceId {
+    DeviceId::from_ulid(ulid::Ulid::from_parts(1, number))
+}
+
+fn quiet() -> Circumstances {
+    Circumstances {
+        now: Timestamp::UNIX_EPOCH,
+        calls: Rate::Within,
+        actions: Rate::Within,
+    }
+}
+
+fn code(principal: &Principal, intent: &Intent) -> Option<RefusalCode> {
+    code_in(principal, intent, &quiet())
+}
+
+fn code_in(principal: &Principal, intent: &Intent, at: &Circumstances) -> Option<RefusalCode> {
+    match decide(principal, intent, at) {
+        Decision::Allow => None,
+        Decision::Refuse(refusal) => {
+            assert!(refusal.message.len() > 20, "in words: {refusal:?}");
+            Some(refusal.code)
+        }
+    }
+}
+
+const ACCESS: [Access; 4] = [
+    Access::Investigate,
+    Access::Contain,
+    Access::Manage,
+    Access::Custom,
+];
+
+fn targets() -> [Target; 7] {
+    let own = Target::Written {
+        name: "isolate-x".into(),
+        by: Some(stamps::agent_user("plant-a", "soc-bot")),
+    };
+    let other = Target::Written {
+        name: "isolate-x".into(),
+        by: Some(stamps::agent_user("plant-a", "other-bot")),
+    };
+    let persons = Target::Written {
+        name: "isolate-x".into(),
+        by: None,
+    };
+    [
+        Target::Unresolved,
+        Target::Devices([device(1)].into()),
+        Target::Devices([device(1), device(2)].into()),
+        Target::Fleet,
+        own,
+        other,
+        persons,
+    ]
+}
+
+/// What the table says, written apart from how `decide` finds it.
+fn expected(access: Access, tool: Tool, target: usize) -> Option<RefusalCode> {
+    let has_tool = match access {
+        Access::Investigate => !tool.is_action(),
+        Access::Contain | Access::Manage => true,
+        // The table's Custom scope names these two.
+        Access::Custom => matches!(tool, Tool::ListDevices | Tool::IsolateDevice),
+    };
+    if !has_tool {
+        return Some(RefusalCode::ToolNotInScope);
+    }
+    match target {
+        0 | 1 | 4 => None,
+        2 | 3 => Some(RefusalCode::OutsideTargets),
+        _ => Some(RefusalCode::NotItsOwn),
+    }
+}
+
+#[test]
+fn every_access_meets_every_tool_and_every_target_as_the_table_says() {
+    let mut cells = 0;
+    for access in ACCESS {
+        let mut scope = principal(access);
+        if access == Access::Custom {
+            scope.tools = vec!["list_devices".into(), "isolate_device".into()];
+        }
+        for tool in Tool::ALL {
+            for (number, target) in targets().into_iter().enumerate() {
+                let intent = Intent {
+                    target: target.clone(),
+                    ..Intent::of(tool)
+                };
+                assert_eq!(
+                    code(&scope, &intent),
+                    expected(access, tool, number),
+                    "{access:?} {tool:?} {target:?}"
+                );
+                cells += 1;
+            }
+        }
+    }
+    assert_eq!(cells, 4 * 13 * 7);
+}
+
+#[test]
+fn a_scope_of_every_device_acts_on_any_and_on_the_fleet_but_not_on_what_others_wrote() {
+    let mut scope = principal(Access::Contain);
+    scope.all_devices = true;
+    scope.devices.clear();
+    for (number, target) in targets().into_iter().enumerate() {
+        let intent = Intent {
+            target,
+            ..Intent::of(Tool::IsolateDevice)
+        };
+        let expected = (number >= 5).then_some(RefusalCode::NotItsOwn);
+        assert_eq!(code(&scope, &intent), expected, "{intent:?}");
+    }
+}
+
+#[test]
+fn a_scope_without_targets_acts_on_nothing() {
+    let mut scope = principal(Access::Manage);
+    scope.devices.clear();
+    for target in &targets()[1..4] {
+        let intent = Intent {
+            target: target.clone(),
+            ..Intent::of(Tool::IsolateDevice)
+        };
+        assert_eq!(code(&scope, &intent), Some(RefusalCode::NoTargets));
+    }
+}
+
+#[test]
+fn a_tool_that_needs_approval_is_refused_to_every_access() {
+    for access in ACCESS {
+        for tool in Tool::ALL {
+            let mut scope = principal(access);
+            scope.tools = Tool::ALL.map(|tool| tool.name().to_owned()).to_vec();
+            scope.needs_approval = vec![tool.name().to_owned()];
+            if tool.is_in(access, &scope.tools) {
+                let refused = Some(RefusalCode::NeedsApproval);
+                assert_eq!(code(&scope, &Intent::of(tool)), refused);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_longest_isolation_bounds_lengths_and_demands_an_end() {
+    let cases = [
+        (None, Lasts::UntilDeleted, None),
+        (None, Lasts::For(Duration::MAX), None),
+        (Some("24h"), Lasts::NotATime, None),
+        (Some("24h"), Lasts::For(Duration::from_secs(86_400)), None),
+        (
+            Some("24h"),
+            Lasts::For(Duration::from_secs(86_401)),
+            Some(RefusalCode::TooLong),
+        ),
+        (
+            Some("24h"),
+            Lasts::UntilDeleted,
+            Some(RefusalCode::EndRequired),
+        ),
+        (
+            Some("a day"),
+            Lasts::For(Duration::from_secs(1)),
+            Some(RefusalCode::TooLong),
+        ),
+    ];
+    for (limit, lasts, expected) in cases {
+        let mut scope = principal(Access::Contain);
+        scope.limits.max_isolation = limit.map(str::to_owned);
+        let intent = Intent {
+            lasts,
+            ..Intent::of(Tool::IsolateDevice)
+        };
+        assert_eq!(code(&scope, &intent), expected, "{limit:?} {lasts:?}");
+    }
+}
+
+#[test]
+fn only_manage_may_write_what_allows() {
+    for access in ACCESS {
+        let mut scope = principal(access);
+        scope.tools = vec!["create_policy".into()];
+        let intent = Intent {
+            allows: true,
+            ..Intent::of(Tool::CreatePolicy)
+        };
+        let expected = match access {
+            Access::Investigate => Some(RefusalCode::ToolNotInScope),
+            Access::Contain | Access::Custom => Some(RefusalCode::AllowNotInScope),
+            Access::Manage => None,
+        };
+        assert_eq!(code(&scope, &intent), expected, "{access:?}");
+    }
+}
+
+#[test]
+fn rates_refuse_with_when_to_come_back_and_actions_only_what_acts() {
+    let exceeded = Rate::Exceeded {
+        retry_after: Duration::from_millis(1500),
+    };
+    for tool in Tool::ALL {
+        let scope = principal(Access::Manage);
+        let too_many_calls = Circumstances {
+            calls: exceeded,
+            ..quiet()
+        };
+        let refused = Some(RefusalCode::CallsPerMinute);
+        assert_eq!(code_in(&scope, &Intent::of(tool), &too_many_calls), refused);
+
+        let too_many_actions = Circumstances {
+            actions: exceeded,
+            ..quiet()
+        };
+        let refused = tool.is_action().then_some(RefusalCode::ActionsPerHour);
+        assert_eq!(
+            code_in(&scope, &Intent::of(tool), &too_many_actions),
+            refused
+        );
+        let dry_run = Intent {
+            dry_run: true,
+            ..Intent::of(tool)
+        };
+        assert_eq!(code_in(&scope, &dry_run, &too_many_actions), None);
+        if let Decision::Refuse(refusal) = decide(&scope, &Intent::of(tool), &too_many_calls) {
+            assert!(refusal.message.contains("in 2 seconds"), "{refusal:?}");
+        }
+    }
+}
+
+#[test]
+fn a_key_works_until_its_scope_expires_and_not_at_that_moment() {
+    let end: Timestamp = "2026-11-21T12:00:00Z".parse().expect("a time");
+    for access in ACCESS {
+        for tool in Tool::ALL {
+            let mut scope = principal(access);
+            scope.tools = Tool::ALL.map(|tool| tool.name().to_owned()).to_vec();
+            scope.expires_at = Some(end);
+            let at = |now| Circumstances { now, ..quiet() };
+            let intent = Intent::of(tool);
+            let before = code_in(
+                &scope,
+                &intent,
+                &at(end - jiff::SignedDuration::from_secs(1)),
+            );
+            assert_ne!(before, Some(RefusalCode::KeyExpired));
+            let then = code_in(&scope, &intent, &at(end));
+            assert_eq!(then, Some(RefusalCode::KeyExpired));
+        }
+    }
+}
