@@ -6,9 +6,16 @@
 
 pub mod access;
 pub mod api;
+pub mod backoff;
 pub mod cli;
 pub mod crds;
 pub mod domain;
+pub mod enforce;
 pub mod fleet;
+pub mod health;
+pub mod leadership;
 pub mod local;
+pub mod metrics;
+pub mod operator;
+pub mod watch;
 pub mod yaml;

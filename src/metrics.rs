@@ -1,0 +1,153 @@
+//! Prometheus metrics of the operator. Labels are bounded: kinds, parts and outcomes, never names of
+//! objects, devices or users.
+
+use std::sync::{Arc, Mutex};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Cheap to clone: all clones count into the same numbers.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+    /// 1 while the list of the kind is known.
+    pub watch_synced: Family<KindLabel, Gauge>,
+    /// Objects that are skipped because this version can't read them.
+    pub malformed: Family<KindLabel, Gauge>,
+    /// 1 while this replica writes.
+    pub leading: Gauge,
+    pub compiles: Counter,
+    pub compile_seconds: Histogram,
+    /// From the watch event of an Isolation to the target's read-back.
+    pub isolation_seconds: Histogram,
+    pub status_writes: Family<OutcomeLabel, Counter>,
+    /// Isolations that are gone from the API server and kept until a person confirms.
+    pub held_isolations: Gauge,
+    /// Entries that the audit log could not take.
+    pub audit_failures: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabel {
+    pub kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    /// `written`, `conflict` or `failed`.
+    pub outcome: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Seconds; an isolation is meant to take tens of milliseconds.
+const LATENCY_BUCKETS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+];
+
+impl Metrics {
+    pub fn new() -> Self {
+        let metrics = Self {
+            registry: Arc::default(),
+            watch_synced: Family::default(),
+            malformed: Family::default(),
+            leading: Gauge::default(),
+            compiles: Counter::default(),
+            compile_seconds: Histogram::new(LATENCY_BUCKETS),
+            isolation_seconds: Histogram::new(LATENCY_BUCKETS),
+            status_writes: Family::default(),
+            held_isolations: Gauge::default(),
+            audit_failures: Counter::default(),
+        };
+        metrics.register_own();
+        metrics
+    }
+
+    fn register_own(&self) {
+        self.with_registry(|registry| {
+            registry.register(
+                "watch_synced",
+                "1 while the list of the kind is known",
+                self.watch_synced.clone(),
+            );
+            registry.register(
+                "malformed_objects",
+                "Objects that are skipped because they can't be read",
+                self.malformed.clone(),
+            );
+            registry.register(
+                "leading",
+                "1 while this replica writes",
+                self.leading.clone(),
+            );
+            registry.register("compiles", "Compilations", self.compiles.clone());
+            registry.register(
+                "compile_seconds",
+                "Time of a compilation",
+                self.compile_seconds.clone(),
+            );
+            registry.register(
+                "isolation_seconds",
+                "From the watch event of an Isolation to its target's read-back",
+                self.isolation_seconds.clone(),
+            );
+            registry.register(
+                "status_writes",
+                "Writes of a status",
+                self.status_writes.clone(),
+            );
+            registry.register(
+                "held_isolations",
+                "Isolations that are gone from the API server and kept until a person confirms",
+                self.held_isolations.clone(),
+            );
+            registry.register(
+                "audit_failures",
+                "Entries that the audit log could not take",
+                self.audit_failures.clone(),
+            );
+        });
+    }
+
+    /// For parts that count things of their own.
+    pub fn with_registry(&self, register: impl FnOnce(&mut Registry)) {
+        let mut registry = self.registry.lock().expect("nobody panics with this lock");
+        register(registry.sub_registry_with_prefix("seawall"));
+    }
+
+    /// The exposition text.
+    pub fn text(&self) -> String {
+        let registry = self.registry.lock().expect("nobody panics with this lock");
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("a String takes everything");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_exposed_under_the_projects_prefix() {
+        let metrics = Metrics::new();
+        metrics
+            .watch_synced
+            .get_or_create(&KindLabel { kind: "Policy" })
+            .set(1);
+        let text = metrics.text();
+        assert!(
+            text.contains("seawall_watch_synced{kind=\"Policy\"} 1"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,170 @@
+//! The operator's flags. Each can also be given by an environment variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+
+use crate::domain::names::ObjectKey;
+use crate::domain::world::Protected;
+
+#[derive(Debug, Clone, Args)]
+pub struct OperatorArgs {
+    /// The namespace that the operator runs in; its resources may speak for every tenant.
+    #[arg(
+        long,
+        env = "SEAWALL_SYSTEM_NAMESPACE",
+        default_value = "seawall-system"
+    )]
+    pub system_namespace: String,
+
+    /// Holds the database, the audit log and the lock that keeps a second operator out.
+    #[arg(long, env = "SEAWALL_DATA_DIR", default_value = "/var/lib/seawall")]
+    pub data_dir: PathBuf,
+
+    /// The store; by default SQLite in the data directory.
+    #[arg(long, env = "SEAWALL_DATABASE_URL")]
+    pub database_url: Option<String>,
+
+    /// Where agents connect (gRPC over mutual TLS).
+    #[arg(long, env = "SEAWALL_FLEET_LISTEN", default_value = "0.0.0.0:8443")]
+    pub fleet_listen: SocketAddr,
+
+    /// Where `/live`, `/ready` and `/metrics` are served.
+    #[arg(long, env = "SEAWALL_HEALTH_LISTEN", default_value = "0.0.0.0:8080")]
+    pub health_listen: SocketAddr,
+
+    /// Where the API server calls the webhook that records who wrote what; absent: no webhook.
+    #[arg(long, env = "SEAWALL_WEBHOOK_LISTEN")]
+    pub webhook_listen: Option<SocketAddr>,
+
+    /// A name or address of the webhook as the API server calls it, for its certificate; repeatable.
+    /// The Service `seawall-webhook` of the system namespace is always in it.
+    #[arg(
+        long = "webhook-name",
+        env = "SEAWALL_WEBHOOK_NAMES",
+        value_delimiter = ','
+    )]
+    pub webhook_names: Vec<String>,
+
+    /// The Unix socket for the MCP server.
+    #[arg(
+        long,
+        env = "SEAWALL_LOCAL_SOCKET",
+        default_value = "/run/seawall/local.sock"
+    )]
+    pub local_socket: PathBuf,
+
+    /// The Unix socket for `seawall fleet`.
+    #[arg(
+        long,
+        env = "SEAWALL_ADMIN_SOCKET",
+        default_value = "/run/seawall/admin.sock"
+    )]
+    pub admin_socket: PathBuf,
+
+    /// Where the MCP server finds its token for the API server; absent: none is made.
+    #[arg(long, env = "SEAWALL_MCP_TOKEN_FILE")]
+    pub mcp_token_file: Option<PathBuf>,
+
+    /// The ServiceAccount of the MCP server, in the system namespace.
+    #[arg(
+        long,
+        env = "SEAWALL_MCP_SERVICE_ACCOUNT",
+        default_value = "seawall-mcp"
+    )]
+    pub mcp_service_account: String,
+
+    /// An address at which agents reach this operator, host:port; repeatable. No rule can cut it off.
+    #[arg(
+        long = "operator-address",
+        env = "SEAWALL_OPERATOR_ADDRESSES",
+        value_delimiter = ','
+    )]
+    pub operator_addresses: Vec<SocketAddr>,
+
+    /// A network that no resource may cut, as what=network, such as `backup=10.0.7.0/24`; repeatable.
+    /// The API server and the cluster's DNS are found and added where they can be read.
+    #[arg(
+        long,
+        env = "SEAWALL_PROTECTED",
+        value_delimiter = ',',
+        value_parser = protected
+    )]
+    pub protected: Vec<Protected>,
+
+    /// The Service of the cluster's DNS, as namespace/name.
+    #[arg(
+        long,
+        env = "SEAWALL_CLUSTER_DNS",
+        default_value = "kube-system/kube-dns",
+        value_parser = object_key
+    )]
+    pub cluster_dns: ObjectKey,
+
+    /// More isolations than this released at once by deletion are held until a person confirms.
+    #[arg(long, env = "SEAWALL_HOLD_THRESHOLD", default_value_t = 5)]
+    pub hold_threshold: usize,
+
+    /// How the log is written; `auto` is `human` on a terminal and `json` elsewhere.
+    #[arg(long, env = "SEAWALL_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Auto,
+    Human,
+    Json,
+}
+
+fn object_key(text: &str) -> Result<ObjectKey, String> {
+    text.split_once('/')
+        .filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
+        .map(|(namespace, name)| ObjectKey::new(namespace, name))
+        .ok_or_else(|| {
+            format!("{text:?} is not namespace/name: write for example kube-system/kube-dns")
+        })
+}
+
+/// Reads `what=network`; a single address needs no prefix length.
+fn protected(text: &str) -> Result<Protected, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is not what=network: write for example backup=10.0.7.0/24 or ntp=10.0.0.1"
+        )
+    };
+    let (what, network) = text.split_once('=').ok_or_else(wrong)?;
+    let network = network
+        .parse::<IpNet>()
+        .or_else(|_| network.parse::<std::net::IpAddr>().map(IpNet::from))
+        .map_err(|_| wrong())?;
+    if what.is_empty() {
+        return Err(wrong());
+    }
+    Ok(Protected {
+        what: what.to_owned(),
+        network,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_protected_is_given_as_a_name_and_a_network_or_address() {
+        let backup = protected("backup=10.0.7.0/24").expect("a network");
+        assert_eq!(
+            (backup.what.as_str(), backup.network.to_string().as_str()),
+            ("backup", "10.0.7.0/24")
+        );
+        let ntp = protected("ntp=2001:db8::1").expect("an address");
+        assert_eq!(ntp.network.to_string(), "2001:db8::1/128");
+        for wrong in ["", "10.0.0.0/8", "=10.0.0.0/8", "dns=ten"] {
+            assert!(protected(wrong).expect_err(wrong).contains("what=network"));
+        }
+    }
+}

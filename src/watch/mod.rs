@@ -1,0 +1,87 @@
+//! Watches: one task a kind turns the API server's events into [`Change`]s on one channel.
+//!
+//! Objects are read as plain JSON and narrowed one by one, so that a malformed one is reported and
+//! skipped and the watch goes on. A list that can't be had (a missing CRD, a missing right) is
+//! [`Change::Lost`], never an empty list. Nothing is decided here: the loop owns the World, the
+//! appliers own what they made.
+
+mod narrow;
+mod stream;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
+
+pub use narrow::{Watched, narrow};
+pub use stream::Watch;
+
+use crate::domain::names::ObjectKey;
+
+/// The watched kinds that decide what is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    Policy,
+    Isolation,
+    ApiKeyScope,
+    NetworkPolicy,
+    RoleBinding,
+    ServiceAccount,
+    Holds,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "Policy",
+            Self::Isolation => "Isolation",
+            Self::ApiKeyScope => "ApiKeyScope",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::RoleBinding => "RoleBinding",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::Holds => "ConfigMap",
+        }
+    }
+}
+
+/// What one watch saw.
+#[derive(Clone, Debug)]
+pub enum Change<T> {
+    /// An object is there, or is different.
+    Apply(ObjectKey, T),
+    /// An object is there and can't be understood. What was known of it stays.
+    Malformed(Malformed),
+    /// An object is gone.
+    Delete(ObjectKey),
+    /// The whole list: what is not in it is gone. `malformed` objects are there all the same.
+    Reset {
+        objects: BTreeMap<ObjectKey, T>,
+        malformed: Vec<Malformed>,
+    },
+    /// The list can't be had: nothing is known to be gone, and nothing known to be there.
+    Lost { why: String },
+}
+
+/// An object whose content this version does not understand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    pub key: ObjectKey,
+    pub uid: String,
+    pub generation: i64,
+    pub why: String,
+}
+
+/// A watched object as it came: its metadata and the rest as JSON.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    pub metadata: ObjectMeta,
+    pub data: Value,
+}
+
+/// Namespace and name of an object; cluster-scoped objects have an empty namespace.
+pub fn key_of(metadata: &ObjectMeta) -> ObjectKey {
+    ObjectKey::new(
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    )
+}

@@ -1,0 +1,306 @@
+//! One watch: list, watch, resume, list again, for as long as the process lives.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::Api;
+use kube::core::DynamicObject;
+use kube::runtime::watcher::{self, Event};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{Change, Kind, Malformed, Raw, key_of};
+use crate::backoff::Backoff;
+use crate::domain::names::ObjectKey;
+
+/// The API server ends a watch after this, and the watch resumes where it was; 5 s later a connection
+/// that died silently is given up. kube's default, 290 s, is too long to be blind.
+const IDLE_SECONDS: u32 = 25;
+
+/// What to watch, and how its objects are read.
+pub struct Watch<T> {
+    pub api: Api<DynamicObject>,
+    pub kind: Kind,
+    /// Which objects of the kind.
+    pub config: watcher::Config,
+    pub narrow: fn(Raw) -> Result<T, String>,
+}
+
+impl<T> Watch<T> {
+    /// All objects of the kind.
+    pub fn all(api: Api<DynamicObject>, kind: Kind, narrow: fn(Raw) -> Result<T, String>) -> Self {
+        Self {
+            api,
+            kind,
+            config: watcher::Config::default().timeout(IDLE_SECONDS),
+            narrow,
+        }
+    }
+
+    /// Only objects that carry the labels.
+    pub fn labelled(mut self, labels: &str) -> Self {
+        self.config = self.config.labels(labels);
+        self
+    }
+
+    /// Only the object of this name.
+    pub fn named(mut self, name: &str) -> Self {
+        self.config = self.config.fields(&format!("metadata.name={name}"));
+        self
+    }
+
+    /// Sends every change until `stop` or until nobody listens.
+    pub async fn run(self, out: mpsc::Sender<Change<T>>, stop: CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+        while !stop.is_cancelled() && !out.is_closed() {
+            stop.run_until_cancelled(self.until_lost(&mut backoff, &out))
+                .await;
+            stop.run_until_cancelled(sleep(backoff.pause())).await;
+        }
+    }
+
+    /// Lists and watches until the list can't be had: then nothing of this watch can be resumed.
+    async fn until_lost(&self, backoff: &mut Backoff, out: &mpsc::Sender<Change<T>>) {
+        let mut events = std::pin::pin!(watcher::watcher(self.api.clone(), self.config.clone()));
+        let mut listing = Listing::default();
+        while let Some(event) = events.next().await {
+            let change = match event {
+                Ok(event) => {
+                    if !matches!(event, Event::Init) {
+                        backoff.reset();
+                    }
+                    listing.step(self.kind, event, self.narrow)
+                }
+                Err(error) => match failure(self.kind, &error) {
+                    Some(lost) => {
+                        let _ = out.send(lost).await;
+                        return;
+                    }
+                    None => {
+                        sleep(backoff.pause()).await;
+                        None
+                    }
+                },
+            };
+            if let Some(change) = change
+                && out.send(change).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// A failed watch is resumed; only when the list can't be had, or the kind is gone (then a resumed
+/// watch would miss what vanished with it), is anything unknown.
+fn failure<T>(kind: Kind, error: &watcher::Error) -> Option<Change<T>> {
+    let why = explain(kind, error);
+    let lost = match error {
+        watcher::Error::InitialListFailed(_) => true,
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 404,
+        _ => false,
+    };
+    if lost {
+        warn!(kind = kind.as_str(), "{why}");
+        return Some(Change::Lost { why });
+    }
+    info!(kind = kind.as_str(), "{why}; resuming");
+    None
+}
+
+/// Between `Init` and `InitDone`, the list so far.
+struct Listing<T> {
+    objects: BTreeMap<ObjectKey, T>,
+    malformed: Vec<Malformed>,
+}
+
+impl<T> Default for Listing<T> {
+    fn default() -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            malformed: Vec::new(),
+        }
+    }
+}
+
+impl<T> Listing<T> {
+    fn step(
+        &mut self,
+        kind: Kind,
+        event: Event<DynamicObject>,
+        narrow: fn(Raw) -> Result<T, String>,
+    ) -> Option<Change<T>> {
+        match event {
+            Event::Init => {
+                self.objects.clear();
+                self.malformed.clear();
+                None
+            }
+            Event::InitApply(object) => {
+                match read(kind, object, narrow) {
+                    Ok((key, object)) => {
+                        self.objects.insert(key, object);
+                    }
+                    Err(malformed) => self.malformed.push(malformed),
+                }
+                None
+            }
+            Event::InitDone => {
+                debug!(kind = kind.as_str(), objects = self.objects.len(), "synced");
+                Some(Change::Reset {
+                    objects: std::mem::take(&mut self.objects),
+                    malformed: std::mem::take(&mut self.malformed),
+                })
+            }
+            Event::Apply(object) => Some(match read(kind, object, narrow) {
+                Ok((key, object)) => Change::Apply(key, object),
+                Err(malformed) => Change::Malformed(malformed),
+            }),
+            Event::Delete(object) => Some(Change::Delete(key_of(&object.metadata))),
+        }
+    }
+}
+
+fn read<T>(
+    kind: Kind,
+    object: DynamicObject,
+    narrow: fn(Raw) -> Result<T, String>,
+) -> Result<(ObjectKey, T), Malformed> {
+    let key = key_of(&object.metadata);
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    let generation = object.metadata.generation.unwrap_or_default();
+    narrow(Raw {
+        metadata: object.metadata,
+        data: object.data,
+    })
+    .map(|narrowed| (key.clone(), narrowed))
+    .map_err(|why| {
+        warn!(
+            kind = kind.as_str(),
+            object = %key,
+            "this object is skipped, and what was known of it stays in force: {why}"
+        );
+        Malformed {
+            key,
+            uid,
+            generation,
+            why,
+        }
+    })
+}
+
+/// What a person does about it.
+fn explain(kind: Kind, error: &watcher::Error) -> String {
+    let kind = kind.as_str();
+    if let watcher::Error::InitialListFailed(kube::Error::Api(status))
+    | watcher::Error::WatchStartFailed(kube::Error::Api(status)) = error
+    {
+        match status.code {
+            404 => {
+                return format!(
+                    "the API server does not know the kind {kind}: install Seawall's CustomResourceDefinitions (chart seawall-crds, or `seawall crds | kubectl apply -f -`); until then nothing is changed"
+                );
+            }
+            401 => {
+                return format!(
+                    "the API server does not accept the operator's credentials for {kind}: check its ServiceAccount token or kubeconfig"
+                );
+            }
+            403 => {
+                return format!(
+                    "the operator may not list and watch {kind}: bind the chart's ClusterRole `seawall` to its ServiceAccount ({})",
+                    status.message
+                );
+            }
+            _ => {}
+        }
+    }
+    format!("the watch of {kind} failed: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(name: &str, value: serde_json::Value) -> DynamicObject {
+        serde_json::from_value(json!({
+            "apiVersion": "seawall.dev/v1alpha1", "kind": "Policy",
+            "metadata": {"namespace": "plant", "name": name, "uid": name, "generation": 1},
+            "spec": value,
+        }))
+        .expect("an object")
+    }
+
+    fn a_number(raw: Raw) -> Result<i64, String> {
+        raw.data["spec"].as_i64().ok_or("not a number".to_owned())
+    }
+
+    fn step(listing: &mut Listing<i64>, event: Event<DynamicObject>) -> Option<Change<i64>> {
+        listing.step(Kind::Policy, event, a_number)
+    }
+
+    #[test]
+    fn a_list_is_passed_on_only_when_it_is_complete_and_tells_what_it_could_not_read() {
+        let mut listing = Listing::default();
+        assert!(step(&mut listing, Event::Init).is_none());
+        assert!(step(&mut listing, Event::InitApply(object("a", json!(1)))).is_none());
+        assert!(step(&mut listing, Event::InitApply(object("b", json!("x")))).is_none());
+        let Some(Change::Reset { objects, malformed }) = step(&mut listing, Event::InitDone) else {
+            panic!("the end of the list is a reset");
+        };
+        assert_eq!(objects, [(ObjectKey::new("plant", "a"), 1)].into());
+        assert_eq!(malformed[0].key, ObjectKey::new("plant", "b"));
+    }
+
+    #[test]
+    fn a_list_that_broke_off_leaves_nothing_behind_in_the_next() {
+        let mut listing = Listing::default();
+        step(&mut listing, Event::Init);
+        step(&mut listing, Event::InitApply(object("a", json!(1))));
+        step(&mut listing, Event::Init);
+        let Some(Change::Reset { objects, .. }) = step(&mut listing, Event::InitDone) else {
+            panic!("the end of the list is a reset");
+        };
+        assert!(objects.is_empty());
+    }
+
+    #[test]
+    fn a_malformed_object_does_not_end_the_watch() {
+        let mut listing = Listing::default();
+        let change = step(
+            &mut listing,
+            Event::Apply(object("a", json!({"no": "number"}))),
+        );
+        assert!(matches!(change, Some(Change::Malformed(_))));
+        let change = step(&mut listing, Event::Apply(object("a", json!(2))));
+        assert!(matches!(change, Some(Change::Apply(_, 2))));
+    }
+
+    #[test]
+    fn a_missing_kind_is_lost_and_a_broken_watch_is_not() {
+        let missing = || {
+            kube::Error::Api(Box::new(kube::core::Status {
+                code: 404,
+                ..kube::core::Status::default()
+            }))
+        };
+        for error in [
+            watcher::Error::InitialListFailed(missing()),
+            watcher::Error::WatchStartFailed(missing()),
+        ] {
+            let Some(Change::Lost { why }) = failure::<i64>(Kind::Policy, &error) else {
+                panic!("a list that can't be had is lost");
+            };
+            assert!(why.contains("CustomResourceDefinitions"), "{why}");
+        }
+        let gone = watcher::Error::WatchError(Box::new(kube::core::Status {
+            code: 410,
+            ..kube::core::Status::default()
+        }));
+        assert!(failure::<i64>(Kind::Policy, &gone).is_none());
+    }
+}
