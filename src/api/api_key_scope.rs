@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::selectors::WorkloadSelector;
+use super::selectors::{WorkloadSelector, tags_schema};
 
 /// What the keys of one AI agent may do, in the scope's own namespace.
 #[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize, KubeSchema)]
@@ -41,6 +41,7 @@ pub struct ApiKeyScopeSpec {
         length(max = 64),
         inner(length(max = 64), regex(pattern = r"^[a-z][a-z0-9_]{1,63}$"))
     )]
+    #[x_kube(validation = ("self.all(x, self.exists_one(y, x == y))", "a tool is named twice"))]
     pub tools: Vec<String>,
     #[serde(default)]
     pub credentials: Credentials,
@@ -79,9 +80,10 @@ pub enum Access {
 pub struct Credentials {
     /// `sha256:` and the hex SHA-256 of each key. `seawall keys create` prints a key once, with its hash.
     #[serde(default)]
-    #[schemars(
-        length(max = 16),
-        inner(length(max = 71), regex(pattern = r"^sha256:[0-9a-f]{64}$"))
+    #[schemars(length(max = 16), inner(length(max = 128)))]
+    #[x_kube(
+        validation = ("self.all(h, h.matches('^sha256:[0-9a-f]{64}$'))", "a hash is sha256: and 64 hexadecimal digits, as `seawall keys create` prints it beside the key; the key itself does not belong here"),
+        validation = ("self.all(x, self.exists_one(y, x == y))", "a hash is given twice")
     )]
     pub key_hashes: Vec<String>,
 }
@@ -113,7 +115,7 @@ pub struct DeviceTargets {
     pub ids: Vec<String>,
     /// Every tag must be on the device, with this value.
     #[serde(default)]
-    #[schemars(length(max = 16))]
+    #[schemars(schema_with = "tags_schema")]
     pub tags: std::collections::BTreeMap<String, String>,
     #[serde(default)]
     pub all: bool,
@@ -132,7 +134,8 @@ pub struct Limits {
     pub actions_per_hour: Option<i32>,
     /// Longest isolation, such as `24h` or `90m`; checked by the API server. An isolation without an end is refused then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 8), regex(pattern = r"^[1-9][0-9]{0,5}(s|m|h)$"))]
+    #[schemars(length(max = 8))]
+    #[x_kube(validation = ("self.matches('^[1-9][0-9]{0,5}(s|m|h)$')", "write a duration such as 24h, 90m or 30s"))]
     pub max_isolation: Option<String>,
 }
 

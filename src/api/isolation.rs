@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::network::ManagementPath;
+use super::selectors::pod_selector_schema;
 
 /// Puts one device, workload, node or user in quarantine until the resource is deleted or expires.
 #[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize, KubeSchema)]
@@ -43,13 +44,19 @@ use super::network::ManagementPath;
     )
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = ("self.probes == 'Cut' || has(self.target.workload)", "only a workload has probes to keep: leave probes out")
+)]
 pub struct IsolationSpec {
     /// What is isolated. It cannot be changed: delete this Isolation and make another.
     #[x_kube(validation = ("self == oldSelf", "target cannot be changed: delete this Isolation and create another"))]
     pub target: Target,
     /// Why, for the people who read this later.
-    #[schemars(length(min = 1, max = 1024))]
-    #[x_kube(validation = ("self.trim().size() > 0", "say why in reason: it is what the people who come later read first"))]
+    #[schemars(length(max = 1024))]
+    #[x_kube(
+        validation = ("self.trim().size() > 0", "say why in reason: it is what the people who come later read first"),
+        validation = (r"!self.matches(r'[\x00-\x08\x0b-\x1f\x7f]')", "reason must be plain text: no control characters but tab and newline")
+    )]
     pub reason: String,
     /// What may still reach the target. The operator's own address is always reachable for a device's agent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -57,7 +64,8 @@ pub struct IsolationSpec {
     pub management: Vec<ManagementPath>,
     /// The incident this belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64), regex(pattern = r"^inc_[0-9A-Za-z]{1,60}$"))]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = ("self.matches('^inc_[0-9A-Za-z]{1,60}$')", "an incident's id is inc_ and letters and digits"))]
     pub incident: Option<String>,
     /// For workloads: whether the kubelet's probes are cut as well.
     #[serde(default)]
@@ -83,18 +91,23 @@ fn enabled() -> bool {
 pub struct Target {
     /// A device's id, as `seawall fleet list` shows it. A device that is not enrolled yet is isolated when it enrols.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 30), regex(pattern = r"^dev_[0-9a-z]{26}$"))]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = ("self.matches('^dev_[0-9a-z]{26}$')", "a device's id is dev_ and 26 lower-case letters and digits, as `seawall fleet list` shows it"))]
     pub device: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadTarget>,
     /// A user's canonical id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = ("!self.startsWith('system:')", "system: users are Kubernetes' own and cannot be suspended"))]
+    #[schemars(length(max = 253))]
+    #[x_kube(
+        validation = ("!self.startsWith('system:')", "system: users are Kubernetes' own and cannot be suspended"),
+        validation = ("self == self.trim() && size(self) > 0", "a user's id is not empty and has no blanks around it")
+    )]
     pub user: Option<String>,
     /// A node of the cluster; only for Isolations in the system namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = ("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')", "node is the name of a node, as `kubectl get nodes` shows it"))]
     pub node: Option<String>,
 }
 
@@ -106,10 +119,11 @@ pub struct Target {
 )]
 pub struct WorkloadTarget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = ("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')", "pod is the name of a pod, as `kubectl get pods` shows it"))]
     pub pod: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = ("(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)", "an empty podSelector is refused: give matchLabels or matchExpressions"))]
+    #[schemars(schema_with = "pod_selector_schema")]
     pub pod_selector: Option<LabelSelector>,
 }
 

@@ -53,5 +53,6 @@ pub struct ManagementPath {
     /// The local ports it may connect to; absent means every port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
+    #[x_kube(validation = ("size(self) > 0", "an empty list of ports is refused: leave ports out for every port"))]
     pub ports: Vec<PortRange>,
 }

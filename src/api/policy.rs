@@ -60,6 +60,7 @@ pub struct PolicySpec {
     /// What the policy is for, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
+    #[x_kube(validation = (r"!self.matches(r'[\x00-\x08\x0b-\x1f\x7f]')", "description must be plain text: no control characters but tab and newline"))]
     pub description: String,
     /// `Observe` reports what would have happened and changes nothing.
     #[serde(default)]
@@ -101,7 +102,7 @@ pub enum Mode {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = ("has(self.devices) || has(self.workloads) || has(self.users) || size(self.applications) > 0 || self.all", "empty subjects are refused: name devices, workloads, users or applications, or write all: true for every device of this namespace"),
+    validation = ("has(self.devices) || has(self.workloads) || has(self.users) || has(self.applications) || self.all", "empty subjects are refused: name devices, workloads, users or applications, or write all: true for every device of this namespace"),
     validation = ("!self.all || !has(self.devices)", "all: true already means every device: leave devices out")
 )]
 pub struct Subjects {
@@ -111,8 +112,9 @@ pub struct Subjects {
     pub workloads: Option<WorkloadSelector>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<UserSelector>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
+    #[x_kube(validation = ("size(self) > 0", "an empty list of applications is refused: leave applications out for every application"))]
     pub applications: Vec<Application>,
     /// Every device of the tenant.
     #[serde(default)]
@@ -126,10 +128,16 @@ pub struct Subjects {
 )]
 pub struct UserSelector {
     #[serde(default)]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 253)))]
+    #[schemars(
+        length(max = 256),
+        inner(length(max = 253), regex(pattern = r"^\S(.*\S)?$"))
+    )]
     pub ids: Vec<String>,
     #[serde(default)]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 253)))]
+    #[schemars(
+        length(max = 256),
+        inner(length(max = 253), regex(pattern = r"^\S(.*\S)?$"))
+    )]
     pub groups: Vec<String>,
 }
 
@@ -141,14 +149,13 @@ pub struct UserSelector {
 pub struct Application {
     /// Absolute path of the executable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 4096), regex(pattern = r"^/.+$"))]
+    #[schemars(length(max = 4096))]
+    #[x_kube(validation = ("self.startsWith('/') && size(self) > 1 && !self.endsWith('/')", "executable is an absolute path, such as /usr/bin/ssh"))]
     pub executable: Option<String>,
     /// Name of the systemd unit, with its suffix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(max = 255),
-        regex(pattern = r"^[^/\s]+\.(service|scope|slice)$")
-    )]
+    #[schemars(length(max = 255))]
+    #[x_kube(validation = (r"self.matches(r'^[^/\s]+\.(service|scope|slice)$')", "unit is the name of a systemd unit with its suffix, such as nginx.service"))]
     pub unit: Option<String>,
 }
 
@@ -156,10 +163,8 @@ pub struct Application {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicyRule {
     /// Names the rule in reports; unique within the policy.
-    #[schemars(
-        length(min = 1, max = 63),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    )]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = ("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')", "a rule's name is lower-case letters, digits and '-', such as to-recorder"))]
     pub name: String,
     /// Of the connection, as the subject sees it: `Egress` is opened by the subject, `Ingress` to it.
     pub direction: Direction,
@@ -167,8 +172,9 @@ pub struct PolicyRule {
     /// The other side. The kinds in it are a union.
     pub peers: Peers,
     /// The remote ports of Egress, the local ports of Ingress; absent means every port and protocol.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
+    #[x_kube(validation = ("size(self) > 0", "an empty list of ports is refused: leave ports out for every port"))]
     pub ports: Vec<PortRange>,
 }
 
@@ -227,7 +233,10 @@ pub struct Peers {
     pub countries: Vec<String>,
     /// Names of feeds that the operator loads.
     #[serde(default)]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
+    #[schemars(
+        length(max = 16),
+        inner(length(max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))
+    )]
     pub feeds: Vec<String>,
     /// Everybody.
     #[serde(default)]

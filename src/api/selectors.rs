@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::KubeSchema;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// How far a device is trusted; `Standard` unless a person says otherwise.
@@ -47,19 +47,79 @@ pub struct DeviceSelector {
     pub ids: Vec<String>,
     /// Every tag must be on the device, with this value.
     #[serde(default)]
-    #[schemars(length(max = 16))]
+    #[schemars(schema_with = "tags_schema")]
     pub tags: BTreeMap<String, String>,
     #[serde(default)]
     #[schemars(length(max = 4))]
+    #[x_kube(validation = ("self.all(x, self.exists_one(y, x == y))", "a trust level is named twice"))]
     pub trust_levels: Vec<TrustLevel>,
 }
 
 /// Pods of the resource's own namespace.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(
-    validation = ("(has(self.podSelector.matchLabels) && size(self.podSelector.matchLabels) > 0) || (has(self.podSelector.matchExpressions) && size(self.podSelector.matchExpressions) > 0)", "an empty podSelector is refused: give matchLabels or matchExpressions")
-)]
 pub struct WorkloadSelector {
+    #[schemars(schema_with = "pod_selector_schema")]
     pub pod_selector: LabelSelector,
+}
+
+/// What a label's value and a tag's value look like.
+const LABEL_VALUE: &str = "^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
+
+/// Tags: as many as a person keeps in mind, written as labels are.
+pub(super) fn tags_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "default": {},
+        "maxProperties": 16,
+        "additionalProperties": {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE},
+        "x-kubernetes-validations": [{
+            "rule": "self.all(k, size(k) <= 63 && k.matches('^[a-z0-9]([-a-z0-9_.]*[a-z0-9])?$'))",
+            "message": "the name of a tag has at most 63 lower-case letters, digits, '-', '_' and '.', and begins and ends with a letter or digit, such as kind",
+        }],
+    })
+}
+
+/// The schema of a pod selector. The one that comes with the type has no bounds, and takes any operator.
+pub(super) fn pod_selector_schema(_: &mut SchemaGenerator) -> Schema {
+    let value = json_schema!({"type": "string", "maxLength": 63, "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"});
+    json_schema!({
+        "type": "object",
+        "properties": {
+            "matchLabels": {
+                "type": "object",
+                "maxProperties": 16,
+                "additionalProperties": value,
+                "x-kubernetes-validations": [{
+                    "rule": "self.all(k, size(k) <= 317 && k.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))",
+                    "message": "matchLabels has a key that no label can have: write it as on the pods, such as app.kubernetes.io/name",
+                }],
+            },
+            "matchExpressions": {
+                "type": "array",
+                "maxItems": 16,
+                "items": {
+                    "type": "object",
+                    "required": ["key", "operator"],
+                    "properties": {
+                        "key": {
+                            "type": "string",
+                            "maxLength": 317,
+                            "pattern": "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+                        },
+                        "operator": {"type": "string", "enum": ["In", "NotIn", "Exists", "DoesNotExist"]},
+                        "values": {"type": "array", "maxItems": 64, "items": value},
+                    },
+                    "x-kubernetes-validations": [{
+                        "rule": "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
+                        "message": "the operators In and NotIn need values, Exists and DoesNotExist take none",
+                    }],
+                },
+            },
+        },
+        "x-kubernetes-validations": [{
+            "rule": "(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)",
+            "message": "an empty podSelector is refused: give matchLabels or matchExpressions",
+        }],
+    })
 }
