@@ -17,5 +17,6 @@ pub mod leadership;
 pub mod local;
 pub mod metrics;
 pub mod operator;
+pub mod store;
 pub mod watch;
 pub mod yaml;

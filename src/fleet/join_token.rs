@@ -28,7 +28,7 @@ pub enum NotAJoinToken {
     #[error("the join token must begin with {PREFIX:?}: paste it whole, as it was printed")]
     Prefix,
     #[error(
-        "the join token is damaged ({0}): copy it again, or have a new one made with `seawall fleet token`"
+        "the join token is damaged ({0}): copy it again, or have a new one made with `seawall fleet join-token create`"
     )]
     Damaged(&'static str),
 }

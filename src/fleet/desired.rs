@@ -1,0 +1,144 @@
+//! What should be in force on each device, and how it gets there: compared, signed once, sent in waves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::member::{Desired, Signed};
+use super::{Fleet, proto, records};
+use crate::domain::enforcement::{Bundle, DeviceState};
+use crate::domain::names::DeviceId;
+
+impl Fleet {
+    /// The whole of what should be in force, in the order of its waves: the first is sent at once, each
+    /// later one when those before it have answered, or 25 ms later. A device that has a state
+    /// already, or was told to apply it, is not told again. A device in no wave keeps what it has.
+    pub fn set_desired(&self, waves: Vec<BTreeMap<DeviceId, DeviceState>>) {
+        let known = self.known_states();
+        let mut states = BTreeMap::new();
+        let mut order = Vec::new();
+        for wave in waves {
+            order.push(wave.keys().cloned().collect::<BTreeSet<_>>());
+            for (device, state) in wave {
+                // An unchanged state keeps its hash: most are, most of the time.
+                let same = known.get(&device).filter(|known| known.state == state);
+                let state = same
+                    .cloned()
+                    .unwrap_or_else(|| Arc::new(Desired::new(state)));
+                states.insert(device, state);
+            }
+        }
+        let mut roster = self.roster();
+        let mut behind = BTreeSet::new();
+        for (device, member) in &mut roster.members {
+            if member.set_desired(states.remove(device)) {
+                behind.insert(device.clone());
+            }
+        }
+        for wave in &mut order {
+            wave.retain(|device| behind.contains(device));
+        }
+        let now = Instant::now();
+        let first = self.waves().plan(order, now);
+        for device in first {
+            if let Some(member) = roster.members.get_mut(&device) {
+                member.promise(now);
+            }
+        }
+        drop(roster);
+        self.0.planned.notify_one();
+    }
+
+    fn known_states(&self) -> BTreeMap<DeviceId, Arc<Desired>> {
+        let roster = self.roster();
+        let members = roster.members.iter();
+        members
+            .filter_map(|(id, member)| Some((id.clone(), member.desired.clone()?)))
+            .collect()
+    }
+
+    /// Sends later waves when their time has come, until `stop`.
+    pub(super) async fn send_waves(&self, stop: CancellationToken) {
+        let mut changes = self.changes();
+        loop {
+            let next = self.waves().next();
+            let timer = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.0.planned.notified() => {}
+                // The sender lives in `self`, so this never fails.
+                _ = changes.changed(), if next.is_some() => {}
+                () = timer => {}
+            }
+            self.send_due(Instant::now());
+        }
+    }
+
+    fn send_due(&self, now: Instant) {
+        let mut roster = self.roster();
+        let settled = |device: &DeviceId| {
+            let member = roster.members.get(device);
+            member.is_none_or(|member| !member.is_awaited())
+        };
+        let due = self.waves().due(now, settled);
+        for device in due {
+            if let Some(member) = roster.members.get_mut(&device) {
+                member.promise(now);
+            }
+        }
+    }
+
+    /// The newest bundle of a device, for its stream to send. Signed once for each state.
+    pub(super) fn bundle(&self, device: &DeviceId, session: u64) -> Option<proto::SignedBundle> {
+        let (desired, epoch, revision) = {
+            let mut roster = self.roster();
+            let member = roster.in_session(device, session)?;
+            let desired = member.desired.clone()?;
+            member.taken(&desired);
+            if let Some(signed) = &member.signed
+                && signed.hash == desired.hash
+            {
+                return Some(signed.bundle.clone());
+            }
+            let (epoch, revision) = roster.next_revision()?;
+            (desired, epoch, revision)
+        };
+        let bundle = self.sign(device, &desired, epoch, revision);
+        let mut roster = self.roster();
+        if let Some(member) = roster.in_session(device, session) {
+            member.signed = Some(Signed {
+                revision,
+                hash: desired.hash.clone(),
+                bundle: bundle.clone(),
+            });
+        }
+        Some(bundle)
+    }
+
+    fn sign(
+        &self,
+        device: &DeviceId,
+        desired: &Desired,
+        epoch: u64,
+        revision: u64,
+    ) -> proto::SignedBundle {
+        let bundle = Bundle {
+            device: device.clone(),
+            epoch,
+            revision,
+            state_hash: desired.hash.clone(),
+            issued_at: records::now(),
+            state: desired.state.clone(),
+        };
+        let payload = serde_json::to_vec(&bundle).expect("a bundle is always JSON");
+        let signature = self.0.keys.bundles.sign(&payload).to_vec();
+        proto::SignedBundle { payload, signature }
+    }
+}

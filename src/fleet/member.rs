@@ -1,0 +1,360 @@
+//! One enrolled device as the leader knows it: its record, what should be in force on it, what is, and
+//! its session. Pure bookkeeping; no clock, no network, no store.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::outbox::Outbox;
+use super::proto;
+use super::records::{AppliedState, DeviceRecord, DeviceStanding};
+use crate::domain::applied::DeviceApplied;
+use crate::domain::enforcement::{DeviceState, SourceKind};
+use crate::local::types::RuleCount;
+
+/// States that were sent and may still be acknowledged.
+const MOST_SENT: usize = 8;
+/// A bundle that was neither acknowledged nor refused is sent again after this, then half as often.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+/// A state and its hash, computed once.
+#[derive(Debug)]
+pub struct Desired {
+    pub state: DeviceState,
+    pub hash: String,
+}
+
+impl Desired {
+    pub fn new(state: DeviceState) -> Self {
+        Self {
+            hash: state.hash(),
+            state,
+        }
+    }
+
+    fn isolations(&self) -> BTreeSet<String> {
+        let isolations = self.state.sources.iter();
+        isolations
+            .filter(|source| source.kind == SourceKind::Isolation)
+            .map(|source| source.uid.clone())
+            .collect()
+    }
+}
+
+/// A bundle that is signed, kept for sending again.
+#[derive(Clone)]
+pub struct Signed {
+    pub revision: u64,
+    pub hash: String,
+    pub bundle: proto::SignedBundle,
+}
+
+/// A device's open stream.
+pub struct Session {
+    pub id: u64,
+    pub outbox: Arc<Outbox>,
+    /// When it last said anything.
+    pub heard: Instant,
+    /// Read-backs that were asked for, by nonce.
+    pub questions: HashMap<String, oneshot::Sender<proto::ReadBack>>,
+    /// What it was last told to apply, until it has.
+    promised: Option<Promise>,
+    retry: Retry,
+}
+
+struct Promise {
+    hash: String,
+    /// It refused; that is an answer too.
+    answered: bool,
+}
+
+impl Promise {
+    fn of(desired: &Desired) -> Option<Self> {
+        Some(Self {
+            hash: desired.hash.clone(),
+            answered: false,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Retry {
+    at: Instant,
+    wait: Duration,
+}
+
+pub struct Member {
+    pub record: DeviceRecord,
+    pub desired: Option<Arc<Desired>>,
+    pub session: Option<Session>,
+    /// The newest bundle made for it in this epoch.
+    pub signed: Option<Signed>,
+    /// Newest last.
+    sent: VecDeque<Arc<Desired>>,
+    /// The state behind `record.standing.applied`, where it is known.
+    in_force: Option<Arc<Desired>>,
+    refused: Option<String>,
+    pub counts: Vec<RuleCount>,
+    /// The store does not have this standing yet.
+    pub unsaved: bool,
+    /// `last_seen` as the store has it.
+    pub saved_last_seen: Option<Timestamp>,
+}
+
+impl Member {
+    pub fn new(record: DeviceRecord) -> Self {
+        Self {
+            saved_last_seen: record.standing.last_seen,
+            record,
+            desired: None,
+            session: None,
+            signed: None,
+            sent: VecDeque::new(),
+            in_force: None,
+            refused: None,
+            counts: Vec::new(),
+            unsaved: false,
+        }
+    }
+
+    pub fn standing(&mut self) -> &mut DeviceStanding {
+        self.unsaved = true;
+        &mut self.record.standing
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// What was wanted of it is what it read back.
+    pub fn is_up_to_date(&self) -> bool {
+        let applied = self.applied_hash();
+        let desired = self.desired.as_ref().map(|desired| &desired.hash);
+        desired.is_some_and(|desired| applied == Some(desired))
+    }
+
+    fn applied_hash(&self) -> Option<&String> {
+        let applied = self.record.standing.applied.as_ref();
+        applied.map(|applied| &applied.state_hash)
+    }
+
+    /// Makes `desired` the state that should be in force. Says whether something has to be sent.
+    pub fn set_desired(&mut self, desired: Option<Arc<Desired>>) -> bool {
+        self.desired = desired;
+        self.recognise();
+        self.needs_sending()
+    }
+
+    /// Its session is open and neither has what is wanted nor was it promised.
+    pub fn needs_sending(&self) -> bool {
+        let (Some(session), Some(desired)) = (&self.session, &self.desired) else {
+            return false;
+        };
+        let promised = session.promised.as_ref().map(|promise| &promise.hash);
+        promised.or(self.applied_hash()) != Some(&desired.hash)
+    }
+
+    /// Has its stream send the newest bundle.
+    pub fn promise(&mut self, now: Instant) {
+        let (Some(session), Some(desired)) = (&mut self.session, &self.desired) else {
+            return;
+        };
+        session.promised = Promise::of(desired);
+        session.retry = Retry::first(now);
+        session.outbox.want_bundle();
+    }
+
+    /// Connected, and an answer to what it was promised is outstanding.
+    pub fn is_awaited(&self) -> bool {
+        let session = self.session.as_ref();
+        let promise = session.and_then(|session| session.promised.as_ref());
+        promise.is_some_and(|promise| !promise.answered)
+    }
+
+    /// The stream takes the newest state to send it.
+    pub fn taken(&mut self, desired: &Arc<Desired>) {
+        if let Some(session) = &mut self.session {
+            session.promised = Promise::of(desired);
+        }
+        self.sent.retain(|sent| sent.hash != desired.hash);
+        self.sent.push_back(desired.clone());
+        if self.sent.len() > MOST_SENT {
+            self.sent.pop_front();
+        }
+    }
+
+    /// A new stream takes the place of the one before, which is returned.
+    pub fn attach(&mut self, id: u64, outbox: Arc<Outbox>, now: Instant) -> Option<Session> {
+        self.session.replace(Session {
+            id,
+            outbox,
+            heard: now,
+            questions: HashMap::new(),
+            promised: None,
+            retry: Retry::first(now),
+        })
+    }
+
+    /// The device says, at the start of a session or in passing, what is in force. Answers whether
+    /// that is news.
+    pub fn reported(&mut self, applied: Option<&proto::Applied>, at: Timestamp) -> bool {
+        let Some(applied) = applied else {
+            let news = self.record.standing.applied.is_some();
+            if news {
+                self.standing().applied = None;
+                self.in_force = None;
+            }
+            return news;
+        };
+        if self.applied_hash() == Some(&applied.state_hash) {
+            return false;
+        }
+        self.note_applied(applied, 0, at);
+        true
+    }
+
+    /// The device acknowledged a state. The connections that it cut belong to the Isolations that came
+    /// with that state; where several did, each is told the number of the one transaction.
+    pub fn acknowledged(&mut self, applied: &proto::Applied, cut: u32, at: Timestamp) {
+        self.note_applied(applied, cut, at);
+        self.refused = None;
+        if let Some(session) = &mut self.session
+            && let Some(promise) = &session.promised
+            && promise.hash == applied.state_hash
+        {
+            session.promised = None;
+        }
+    }
+
+    fn note_applied(&mut self, applied: &proto::Applied, cut: u32, at: Timestamp) {
+        let before = self.record.standing.applied.take();
+        let before = before.map(|applied| applied.isolations).unwrap_or_default();
+        self.in_force = self.known(&applied.state_hash);
+        let isolations = match &self.in_force {
+            Some(state) => state.isolations(),
+            None => before.clone(),
+        };
+        let cuts = &mut self.standing().connections_cut;
+        if cut > 0 {
+            for uid in isolations.difference(&before) {
+                let count = cuts.entry(uid.clone()).or_default();
+                *count = count.saturating_add(cut.into());
+            }
+        }
+        cuts.retain(|uid, _| isolations.contains(uid));
+        self.standing().applied = Some(AppliedState {
+            epoch: applied.epoch,
+            revision: applied.revision,
+            state_hash: applied.state_hash.clone(),
+            at,
+            isolations,
+        });
+    }
+
+    /// The state with this hash, if it is one that was wanted or sent.
+    fn known(&self, hash: &str) -> Option<Arc<Desired>> {
+        let candidates = self.desired.iter().chain(&self.sent).chain(&self.in_force);
+        candidates.into_iter().find(|d| d.hash == hash).cloned()
+    }
+
+    /// After a restart the state behind an acknowledged hash is learned from the wanted one.
+    fn recognise(&mut self) {
+        let Some(applied) = &self.record.standing.applied else {
+            return;
+        };
+        let known = self.in_force.as_ref();
+        if known.is_some_and(|state| state.hash == applied.state_hash) {
+            return;
+        }
+        self.in_force = self.known(&applied.state_hash);
+        if let (Some(state), Some(applied)) = (&self.in_force, &mut self.record.standing.applied) {
+            applied.isolations = state.isolations();
+        }
+    }
+
+    /// The device could not apply what it was sent.
+    pub fn refused(&mut self, why: String, revision: u64) {
+        self.refused = Some(why);
+        let newest = self.signed.as_ref().map(|signed| signed.revision);
+        if let Some(session) = &mut self.session
+            && let Some(promise) = &mut session.promised
+            && newest == Some(revision)
+        {
+            promise.answered = true;
+        }
+    }
+
+    /// Sends again what was not acknowledged, when it is time to. Each time the next is further off.
+    pub fn retry_if_due(&mut self, now: Instant) -> bool {
+        if self.is_up_to_date() || self.desired.is_none() {
+            return false;
+        }
+        let Some(session) = &mut self.session else {
+            return false;
+        };
+        if now < session.retry.at {
+            return false;
+        }
+        session.retry = session.retry.next(now);
+        if let Some(desired) = &self.desired {
+            session.promised = Promise::of(desired);
+        }
+        session.outbox.want_bundle();
+        true
+    }
+
+    /// Claims of addresses keep the time of their first report; what is not reported is no claim.
+    /// Answers whether the set changed.
+    pub fn claim(&mut self, addresses: &BTreeSet<IpAddr>, at: Timestamp) -> bool {
+        let held = &self.record.standing.addresses;
+        if held.keys().eq(addresses.iter()) {
+            return false;
+        }
+        let claims: BTreeMap<IpAddr, Timestamp> = addresses
+            .iter()
+            .map(|address| (*address, held.get(address).copied().unwrap_or(at)))
+            .collect();
+        self.standing().addresses = claims;
+        true
+    }
+
+    pub fn applied(&self) -> DeviceApplied {
+        let standing = &self.record.standing;
+        let in_force = self.in_force.as_ref();
+        DeviceApplied {
+            connected: self.is_connected(),
+            sources: in_force
+                .map(|state| state.state.sources.clone())
+                .unwrap_or_default(),
+            state_hash: self.applied_hash().cloned().unwrap_or_default(),
+            at: standing.applied.as_ref().map(|applied| applied.at),
+            refused: self.refused.clone(),
+            connections_cut: standing.connections_cut.clone(),
+        }
+    }
+}
+
+impl Retry {
+    fn first(now: Instant) -> Self {
+        let wait = FIRST_RETRY;
+        Self {
+            at: now + wait,
+            wait,
+        }
+    }
+
+    fn next(self, now: Instant) -> Self {
+        let wait = (self.wait * 2).min(LONGEST_RETRY);
+        let jitter = wait.mul_f64(rand::random_range(0.0..0.25));
+        Self {
+            at: now + wait + jitter,
+            wait,
+        }
+    }
+}

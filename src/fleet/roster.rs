@@ -1,0 +1,113 @@
+//! The device table in memory, and the leadership in which it is served.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tonic::Status;
+
+use super::member::{Member, Session};
+use super::records::{DeviceRecord, Fingerprint};
+use crate::domain::names::DeviceId;
+
+#[derive(Default)]
+pub struct Roster {
+    /// Enrolled and not revoked.
+    pub members: BTreeMap<DeviceId, Member>,
+    fingerprints: HashMap<Fingerprint, DeviceId>,
+    revoked: HashMap<Fingerprint, DeviceId>,
+    leading: Option<Leading>,
+}
+
+struct Leading {
+    epoch: u64,
+    revision: u64,
+}
+
+/// Whose certificate it is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Identity {
+    Device(DeviceId),
+    Revoked(DeviceId),
+    Unknown,
+}
+
+impl Roster {
+    pub fn new(records: Vec<DeviceRecord>) -> Self {
+        let mut roster = Self::default();
+        for record in records {
+            roster.insert(record);
+        }
+        roster
+    }
+
+    pub fn insert(&mut self, record: DeviceRecord) {
+        if record.revoked_at.is_some() {
+            self.revoked.insert(record.fingerprint, record.id);
+            return;
+        }
+        self.fingerprints
+            .insert(record.fingerprint, record.id.clone());
+        self.members.insert(record.id.clone(), Member::new(record));
+    }
+
+    /// Bundles are of this epoch from here on; those made before are not sent again.
+    pub fn lead(&mut self, epoch: u64) {
+        self.leading = Some(Leading { epoch, revision: 0 });
+        for member in self.members.values_mut() {
+            member.signed = None;
+        }
+    }
+
+    pub fn stop_leading(&mut self) {
+        self.leading = None;
+    }
+
+    /// The epoch of the present leadership.
+    pub fn epoch(&self) -> Option<u64> {
+        self.leading.as_ref().map(|leading| leading.epoch)
+    }
+
+    /// The next point of the order of bundles.
+    pub fn next_revision(&mut self) -> Option<(u64, u64)> {
+        let leading = self.leading.as_mut()?;
+        leading.revision += 1;
+        Some((leading.epoch, leading.revision))
+    }
+
+    pub fn identify(&self, fingerprint: &Fingerprint) -> Identity {
+        if let Some(device) = self.fingerprints.get(fingerprint) {
+            return Identity::Device(device.clone());
+        }
+        match self.revoked.get(fingerprint) {
+            Some(device) => Identity::Revoked(device.clone()),
+            None => Identity::Unknown,
+        }
+    }
+
+    /// Takes the device out of the fleet and ends its stream.
+    pub fn revoke(&mut self, device: &DeviceId, why: Status) -> Option<Member> {
+        let member = self.members.remove(device)?;
+        let fingerprint = member.record.fingerprint;
+        self.fingerprints.remove(&fingerprint);
+        self.revoked.insert(fingerprint, device.clone());
+        if let Some(session) = &member.session {
+            session.outbox.close(why);
+        }
+        Some(member)
+    }
+
+    /// The member, if this is still its session.
+    pub fn in_session(&mut self, device: &DeviceId, session: u64) -> Option<&mut Member> {
+        let member = self.members.get_mut(device)?;
+        let current = member.session.as_ref().map(|current| current.id);
+        (current == Some(session)).then_some(member)
+    }
+
+    /// Ends every stream.
+    pub fn close_all(&mut self, why: &Status) {
+        for member in self.members.values_mut() {
+            if let Some(Session { outbox, .. }) = member.session.take() {
+                outbox.close(why.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The tables, one file for each step; a step that was released is never edited.
+
+mod m0001_fleet;
+
+use sea_orm_migration::{MigrationTrait, MigratorTrait};
+
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_fleet::Migration)]
+    }
+}
