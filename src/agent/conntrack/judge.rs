@@ -1,0 +1,235 @@
+//! Which connections isolation and quarantine let pass: the same decision as the rules of the table
+//! make, for a connection instead of a packet. Pure.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use netlink_packet_netfilter::conntrack::Tuple;
+
+use crate::api::Protocol;
+use crate::domain::enforcement::{DeviceState, Ports, QuarantinePath, SelfIsolation};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    pub ip: IpAddr,
+    /// 0 where the protocol has none.
+    pub port: u16,
+}
+
+/// A tracked connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// IP protocol number.
+    pub protocol: u8,
+    pub opener: Endpoint,
+    /// Who answers, after destination NAT: where the packets really go.
+    pub responder: Endpoint,
+    /// The kernel's own name of the entry: its tuple in the direction of opening.
+    pub(super) tuple: Vec<Tuple>,
+}
+
+impl Flow {
+    pub fn tcp(opener: Endpoint, responder: Endpoint) -> Self {
+        Self {
+            protocol: TCP,
+            opener,
+            responder,
+            tuple: Vec::new(),
+        }
+    }
+
+    pub fn is_tcp(&self) -> bool {
+        self.protocol == TCP
+    }
+
+    /// As it would be learnt anew when the responder's packet is seen first.
+    pub fn flipped(&self) -> Self {
+        Self {
+            protocol: self.protocol,
+            opener: self.responder,
+            responder: self.opener,
+            tuple: Vec::new(),
+        }
+    }
+}
+
+/// The part of a state that isolates and quarantines, with what it takes to judge connections by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Containment {
+    operator: BTreeSet<SocketAddr>,
+    isolation: Option<SelfIsolation>,
+    quarantined: BTreeSet<IpAddr>,
+    paths: BTreeSet<QuarantinePath>,
+    /// Addresses of this host.
+    local: BTreeSet<IpAddr>,
+}
+
+impl Containment {
+    pub fn new(
+        state: &DeviceState,
+        pinned: impl IntoIterator<Item = SocketAddr>,
+        local: impl IntoIterator<Item = IpAddr>,
+    ) -> Self {
+        Self {
+            operator: state.operator.iter().copied().chain(pinned).collect(),
+            isolation: state.isolation.clone(),
+            quarantined: state.quarantined.clone(),
+            paths: state.quarantine_paths.clone(),
+            local: local.into_iter().collect(),
+        }
+    }
+
+    pub fn contains_anything(&self) -> bool {
+        self.isolation.is_some() || !self.quarantined.is_empty()
+    }
+
+    pub fn passes(&self, flow: &Flow) -> bool {
+        let (opener, responder) = (flow.opener, flow.responder);
+        if self.is_local(opener.ip) && self.is_local(responder.ip) {
+            return true;
+        }
+        let operator = SocketAddr::new(responder.ip, responder.port);
+        if flow.is_tcp() && self.is_local(opener.ip) && self.operator.contains(&operator) {
+            return true;
+        }
+        if self.quarantined.contains(&opener.ip) || self.quarantined.contains(&responder.ip) {
+            return self.isolation.is_none() && self.paths.iter().any(|p| keeps(p, flow));
+        }
+        let Some(isolation) = &self.isolation else {
+            return true;
+        };
+        is_dhcp(flow)
+            || self.is_local(responder.ip)
+                && isolation
+                    .management
+                    .iter()
+                    .any(|rule| rule.network.contains(&opener.ip) && among(&rule.ports, flow))
+    }
+
+    fn is_local(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.local.contains(&address)
+    }
+}
+
+fn keeps(path: &QuarantinePath, flow: &Flow) -> bool {
+    path.from.contains(&flow.opener.ip)
+        && path.to.contains(&flow.responder.ip)
+        && among(&path.ports, flow)
+}
+
+/// Whether the port at which the connection was opened is one of these.
+fn among(ports: &BTreeSet<Ports>, flow: &Flow) -> bool {
+    ports.is_empty()
+        || ports.iter().any(|span| {
+            let numbers: &[u8] = match span.protocol {
+                Protocol::Tcp => &[TCP],
+                Protocol::Udp => &[UDP],
+                Protocol::Sctp => &[132],
+                Protocol::Icmp => &[1, 58],
+            };
+            numbers.contains(&flow.protocol)
+                && (span.protocol == Protocol::Icmp
+                    || (span.first..=span.last).contains(&flow.responder.port))
+        })
+}
+
+fn is_dhcp(flow: &Flow) -> bool {
+    flow.protocol == UDP
+        && matches!(
+            (flow.opener.port, flow.responder.port),
+            (68, 67) | (67, 68) | (546, 547) | (547, 546)
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn state(json: serde_json::Value) -> DeviceState {
+        let mut fields = json!({"sources": [], "operator": ["10.0.0.1:8443"]});
+        let object = fields.as_object_mut().expect("an object");
+        object.extend(json.as_object().expect("an object").clone());
+        serde_json::from_value(fields).expect("a state")
+    }
+
+    fn flow(protocol: u8, opener: &str, responder: &str) -> Flow {
+        let end = |text: &str| {
+            let address: SocketAddr = text.parse().expect("address and port");
+            Endpoint {
+                ip: address.ip(),
+                port: address.port(),
+            }
+        };
+        Flow {
+            protocol,
+            ..Flow::tcp(end(opener), end(responder))
+        }
+    }
+
+    fn containment(json: serde_json::Value) -> Containment {
+        let local = ["10.0.0.5", "fd00::5"].map(|a| a.parse().expect("an address"));
+        Containment::new(&state(json), [], local)
+    }
+
+    #[test]
+    fn an_isolated_host_keeps_loopback_operator_and_management_only() {
+        let isolated = containment(json!({"isolation": {"management": [
+            {"network": "10.0.9.0/24", "ports": [{"protocol": "TCP", "first": 22, "last": 22}]}]}}));
+        for kept in [
+            flow(TCP, "127.0.0.1:5000", "127.0.0.1:80"),
+            flow(TCP, "10.0.0.5:5000", "10.0.0.5:80"),
+            flow(TCP, "10.0.0.5:5000", "10.0.0.1:8443"),
+            flow(TCP, "10.0.9.7:5000", "10.0.0.5:22"),
+        ] {
+            assert!(isolated.passes(&kept), "{kept:?}");
+        }
+        for cut in [
+            flow(TCP, "10.0.0.1:5000", "10.0.0.5:8443"),
+            flow(UDP, "10.0.0.5:5000", "10.0.0.1:8443"),
+            flow(TCP, "10.0.9.7:5000", "10.0.0.5:80"),
+            flow(UDP, "10.0.9.7:5000", "10.0.0.5:22"),
+            // Opened by the isolated host, from the port that management may reach.
+            flow(TCP, "10.0.0.5:22", "10.0.9.7:5000"),
+            flow(1, "10.0.9.7:0", "10.0.0.5:0"),
+            // Forwarded through it.
+            flow(TCP, "10.0.9.7:5000", "10.0.7.7:22"),
+            flow(TCP, "[fd00::9]:5000", "[fd00::5]:22"),
+        ] {
+            assert!(!isolated.passes(&cut), "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn a_quarantined_peer_is_cut_both_ways_but_for_the_path_from_management() {
+        let quarantine = containment(json!({
+            "quarantined": ["10.0.7.7", "fd00::7"],
+            "quarantinePaths": [{"from": "10.0.0.0/24", "to": ["10.0.7.7"],
+                "ports": [{"protocol": "TCP", "first": 22, "last": 22}]}]}));
+        assert!(quarantine.passes(&flow(TCP, "10.0.0.5:5000", "10.0.7.7:22")));
+        assert!(quarantine.passes(&flow(TCP, "10.0.0.5:5000", "10.0.8.8:80")));
+        for cut in [
+            flow(TCP, "10.0.7.7:22", "10.0.0.5:5000"),
+            flow(TCP, "10.0.0.5:5000", "10.0.7.7:80"),
+            flow(UDP, "[fd00::7]:5000", "[fd00::5]:22"),
+            flow(TCP, "10.0.8.8:5000", "10.0.7.7:22"),
+        ] {
+            assert!(!quarantine.passes(&cut), "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn an_isolated_host_has_no_path_to_a_quarantined_one() {
+        let both = containment(json!({
+            "isolation": {"management": [{"network": "10.0.0.0/8"}]},
+            "quarantined": ["10.0.7.7"],
+            "quarantinePaths": [{"from": "10.0.0.0/24", "to": ["10.0.7.7"]}]}));
+        assert!(!both.passes(&flow(TCP, "10.0.0.5:5000", "10.0.7.7:22")));
+        assert!(!both.passes(&flow(TCP, "10.0.7.7:5000", "10.0.0.5:22")));
+        assert!(both.passes(&flow(TCP, "10.0.7.8:5000", "10.0.0.5:22")));
+    }
+}

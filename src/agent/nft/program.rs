@@ -1,0 +1,146 @@
+//! Runs the `nft` program: the one way in which the agent reads and writes its table.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use super::TABLE;
+use super::listing::{Listing, NotAListing};
+use crate::agent::words::printable;
+
+/// A transaction of a hundred thousand networks takes 3 s; this is for a program that hangs.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Everything in numbers: names of protocols depend on files of the host.
+const IN_NUMBERS: [&str; 4] = ["-j", "-n", "-y", "-p"];
+
+#[derive(Clone, Debug)]
+pub struct Nft {
+    program: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    #[error(
+        "the nft program was not found in PATH, /usr/sbin or /sbin: install nftables (Debian, Ubuntu, Fedora: package nftables)"
+    )]
+    Missing,
+    #[error(
+        "not permitted to change nftables: run the agent as root, or give it CAP_NET_ADMIN (systemd: AmbientCapabilities=CAP_NET_ADMIN)"
+    )]
+    NotPermitted,
+    #[error(
+        "the kernel refused nf_tables: Linux 5.10 or later with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET is needed ({0})"
+    )]
+    NotSupported(String),
+    #[error("nft refused the transaction: {0}")]
+    Refused(String),
+    #[error("nft did not end within {} s and was stopped", TIMEOUT.as_secs())]
+    TimedOut,
+    #[error("cannot run nft: {0}")]
+    Run(#[from] std::io::Error),
+    #[error(transparent)]
+    Listing(#[from] NotAListing),
+}
+
+impl Nft {
+    /// Looks for the program where administrators' programs are, PATH first.
+    pub fn find() -> Result<Self, NftError> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path)
+            .chain(["/usr/sbin".into(), "/sbin".into()])
+            .map(|directory| directory.join("nft"))
+            .find(|candidate| candidate.is_file())
+            .map(|program| Self { program })
+            .ok_or(NftError::Missing)
+    }
+
+    /// Tries what the agent needs, changing nothing: a transaction is checked and not committed.
+    pub async fn check(&self) -> Result<(), NftError> {
+        let probe = serde_json::json!({"nftables": [{"add": {"table": {"family": "inet", "name": TABLE}}}]});
+        self.run(&["-j", "-c", "-f", "-"], Some(&probe)).await?;
+        Ok(())
+    }
+
+    /// The process that ran it, whose netlink messages are ours.
+    pub async fn apply(&self, transaction: &Value) -> Result<u32, NftError> {
+        let (_, pid) = self.run(&["-j", "-f", "-"], Some(transaction)).await?;
+        Ok(pid)
+    }
+
+    /// None when the kernel has no such table.
+    pub async fn list(&self) -> Result<Option<Listing>, NftError> {
+        self.list_with(&[]).await
+    }
+
+    /// The table with sets by name only: cheap, whatever they hold.
+    pub async fn list_without_elements(&self) -> Result<Option<Listing>, NftError> {
+        self.list_with(&["-t"]).await
+    }
+
+    async fn list_with(&self, more: &[&str]) -> Result<Option<Listing>, NftError> {
+        let mut arguments = IN_NUMBERS.to_vec();
+        arguments.extend(more);
+        arguments.extend(["list", "table", "inet", TABLE]);
+        match self.run(&arguments, None).await {
+            Ok((output, _)) => Ok(Some(Listing::parse(&output)?)),
+            Err(NftError::Refused(words)) if words.contains("No such file or directory") => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn run(
+        &self,
+        arguments: &[&str],
+        input: Option<&Value>,
+    ) -> Result<(Vec<u8>, u32), NftError> {
+        let mut child = Command::new(&self.program)
+            .args(arguments)
+            .env("LC_ALL", "C")
+            .stdin(match input {
+                Some(_) => Stdio::piped(),
+                None => Stdio::null(),
+            })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let pid = child.id().unwrap_or(0);
+        let stdin = child.stdin.take();
+        let text = input.map(|input| input.to_string()).unwrap_or_default();
+        let write = async move {
+            if let Some(mut stdin) = stdin {
+                // nft that ends early says why on its standard error.
+                let _ = stdin.write_all(text.as_bytes()).await;
+            }
+        };
+        let finished = async { tokio::join!(write, child.wait_with_output()).1 };
+        let output = tokio::time::timeout(TIMEOUT, finished)
+            .await
+            .map_err(|_| NftError::TimedOut)??;
+        match output.status.success() {
+            true => Ok((output.stdout, pid)),
+            false => Err(refusal(&String::from_utf8_lossy(&output.stderr))),
+        }
+    }
+}
+
+/// nft's words to what a person can do about them.
+fn refusal(stderr: &str) -> NftError {
+    let words = printable(&stderr.replace('\n', " "), 400);
+    if stderr.contains("Operation not permitted") {
+        NftError::NotPermitted
+    } else if stderr.contains("Operation not supported")
+        || stderr.contains("Protocol not supported")
+    {
+        NftError::NotSupported(words)
+    } else {
+        NftError::Refused(words)
+    }
+}
