@@ -39,7 +39,7 @@ impl Family {
         }
     }
 
-    fn from_number(self, number: u128) -> Option<IpAddr> {
+    fn address(self, number: u128) -> Option<IpAddr> {
         match self {
             Self::V4 => u32::try_from(number).ok().map(|n| Ipv4Addr::from(n).into()),
             Self::V6 => Some(Ipv6Addr::from(number).into()),
@@ -177,7 +177,7 @@ pub fn addresses(range: &Range) -> Option<Vec<IpAddr>> {
     if last < first || last - first > 65_536 {
         return None;
     }
-    (first..=last).map(|n| family.from_number(n)).collect()
+    (first..=last).map(|n| family.address(n)).collect()
 }
 
 #[cfg(test)]
