@@ -5,6 +5,8 @@
 //! network, and enters a sandbox of namespaces. There it is the sandbox's first process, which reaps, and
 //! below that the process that runs the tests. Nothing that a test starts outlives the sandbox.
 
+mod caller;
+mod charts;
 mod cluster;
 mod harness;
 mod lab;

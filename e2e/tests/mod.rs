@@ -1,17 +1,23 @@
 //! Every test with real parts, one file a subject. A file gives its tests by `all()`.
 
+mod admission;
+mod bounds;
 mod control_plane;
 mod lab;
 mod process;
+mod refusals;
 mod toolset;
 
 use libtest_mimic::Trial;
 
 pub fn all() -> Vec<Trial> {
     [
+        admission::all(),
+        bounds::all(),
         control_plane::all(),
         lab::all(),
         process::all(),
+        refusals::all(),
         toolset::all(),
     ]
     .into_iter()
