@@ -205,3 +205,6 @@ fn remote(address: Option<IpAddr>) -> String {
         None => "remote:unknown".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;
