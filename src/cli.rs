@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::access::command::KeysArgs;
 use crate::crds::CrdsArgs;
+use crate::mcp::command::McpArgs;
 
 /// Keeps a breach from spreading: segments and isolates devices and workloads, and proves it.
 #[derive(Debug, Parser)]
@@ -18,12 +20,18 @@ pub struct Cli {
 pub enum Command {
     /// Print the CustomResourceDefinitions, or write them to the files that hold them.
     Crds(CrdsArgs),
+    /// Make, list and revoke the keys of AI agents.
+    Keys(KeysArgs),
+    /// Serve AI agents over the Model Context Protocol.
+    Mcp(Box<McpArgs>),
 }
 
 /// Runs the command and turns an error into words on standard error.
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Crds(args) => crate::crds::run(&args),
+        Command::Keys(args) => crate::access::command::run(args),
+        Command::Mcp(args) => crate::mcp::command::run(*args),
     };
     match result {
         Ok(code) => code,

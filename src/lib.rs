@@ -16,6 +16,7 @@ pub mod fleet;
 pub mod health;
 pub mod leadership;
 pub mod local;
+pub mod mcp;
 pub mod metrics;
 pub mod operator;
 pub mod store;

@@ -1,14 +1,14 @@
 //! The decision: what an agent means to do, its scope, and the circumstances in; yes or a refusal in
 //! words out. It is pure. The list of tools is filtered by it, and every call is decided by it again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::{Effect, Principal, Tool, span};
-use crate::api::Access;
+use crate::api::{Access, stamps};
 use crate::domain::names::DeviceId;
 
 /// What an agent means to do.
@@ -43,6 +43,11 @@ pub enum Target {
     /// Not looked at yet, or nothing, as reads.
     Unresolved,
     Devices(BTreeSet<DeviceId>),
+    /// The devices that carry all these tags, whichever they are, and these.
+    Tagged {
+        tags: BTreeMap<String, String>,
+        devices: BTreeSet<DeviceId>,
+    },
     /// Every device of the tenant, those to come included.
     Fleet,
     /// A resource that exists; `by` is the agent that its stamp names.
@@ -217,17 +222,9 @@ fn approval(principal: &Principal, intent: &Intent) -> Option<Refusal> {
 fn target(principal: &Principal, intent: &Intent) -> Option<Refusal> {
     match &intent.target {
         Target::Unresolved => None,
-        Target::Written { by, .. } if by.as_ref() == Some(&principal.user) => None,
-        Target::Written { name, by } => refusal(
-            RefusalCode::NotItsOwn,
-            format!(
-                "{name} was written by {}, and an agent changes only what it wrote itself: ask them",
-                by.as_deref()
-                    .unwrap_or("a person or a GitOps controller, not by an agent")
-            ),
-        ),
+        Target::Written { name, by } => written(principal, name, by.as_deref()),
         _ if principal.all_devices => None,
-        _ if principal.devices.is_empty() => refusal(
+        _ if principal.devices.is_empty() && principal.target_tags.is_empty() => refusal(
             RefusalCode::NoTargets,
             format!(
                 "{} names no device that it may act on: ask a person to give it targets",
@@ -237,31 +234,66 @@ fn target(principal: &Principal, intent: &Intent) -> Option<Refusal> {
         Target::Fleet => refusal(
             RefusalCode::OutsideTargets,
             format!(
-                "{} may act on {} named devices, not on the whole fleet: name devices",
-                Scope(principal),
-                principal.devices.len()
+                "{} may not act on the whole fleet: name devices of its targets",
+                Scope(principal)
             ),
         ),
-        Target::Devices(devices) => {
-            let outside: Vec<&str> = devices
-                .iter()
-                .filter(|device| !principal.devices.contains(device))
-                .map(DeviceId::as_str)
-                .take(5)
-                .collect();
-            if outside.is_empty() {
-                return None;
+        Target::Devices(devices) => outside(principal, devices),
+        Target::Tagged { tags, devices } => {
+            let narrow = |(name, value): (&String, &String)| tags.get(name) == Some(value);
+            let scope_tags = &principal.target_tags;
+            // A device that carries these tags carries the scope's as well.
+            if !scope_tags.is_empty() && scope_tags.iter().all(narrow) {
+                return outside(principal, devices);
             }
             refusal(
                 RefusalCode::OutsideTargets,
                 format!(
-                    "{} may not act on {}: ask a person to do it or to widen its targets",
-                    Scope(principal),
-                    outside.join(", ")
+                    "{} may not act on all devices with these tags: select by the tags of its \
+                     targets, or name devices by id",
+                    Scope(principal)
                 ),
             )
         }
     }
+}
+
+fn written(principal: &Principal, name: &str, by: Option<&str>) -> Option<Refusal> {
+    if by == Some(&principal.user) {
+        return None;
+    }
+    let author = match by.map(|user| (user, stamps::scope_of_user(user))) {
+        Some((_, Some((tenant, agent)))) => format!("the agent {agent} of {tenant}"),
+        Some((user, None)) => user.to_owned(),
+        None => "a person or a GitOps controller".into(),
+    };
+    refusal(
+        RefusalCode::NotItsOwn,
+        format!(
+            "{name} was written by {author}, and an agent changes only what it wrote itself: ask \
+             them, or a person with kubectl"
+        ),
+    )
+}
+
+fn outside(principal: &Principal, devices: &BTreeSet<DeviceId>) -> Option<Refusal> {
+    let outside: Vec<&str> = devices
+        .iter()
+        .filter(|device| !principal.devices.contains(device))
+        .map(DeviceId::as_str)
+        .take(5)
+        .collect();
+    if outside.is_empty() {
+        return None;
+    }
+    refusal(
+        RefusalCode::OutsideTargets,
+        format!(
+            "{} may not act on {}: ask a person to do it or to widen its targets",
+            Scope(principal),
+            outside.join(", ")
+        ),
+    )
 }
 
 fn length(principal: &Principal, intent: &Intent) -> Option<Refusal> {
@@ -289,13 +321,14 @@ fn length(principal: &Principal, intent: &Intent) -> Option<Refusal> {
 }
 
 fn allowing(principal: &Principal, intent: &Intent) -> Option<Refusal> {
-    if !intent.allows || principal.access == Access::Manage {
+    // A Custom scope that has this tool was given it by name.
+    if !intent.allows || matches!(principal.access, Access::Manage | Access::Custom) {
         return None;
     }
     refusal(
         RefusalCode::AllowNotInScope,
         format!(
-            "{} has access {:?} and may write rules that Deny or Audit: only Manage may Allow",
+            "{} has access {:?}, which may only tighten: rules that Deny or Audit, defaults that Deny",
             Scope(principal),
             principal.access
         ),

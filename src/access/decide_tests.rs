@@ -14,6 +14,7 @@ pub fn principal(access: Access) -> Principal {
         tools: Vec::new(),
         devices: vec![device(1)],
         all_devices: false,
+        target_tags: BTreeMap::new(),
         limits: Limits::default(),
         needs_approval: Vec::new(),
         expires_at: None,
@@ -150,6 +151,39 @@ fn a_scope_without_targets_acts_on_nothing() {
 }
 
 #[test]
+fn devices_by_tags_are_targets_when_the_tags_hold_all_of_the_scopes() {
+    let tags = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        let owned = pairs
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+        owned.collect()
+    };
+    let mut tagged = principal(Access::Contain);
+    tagged.target_tags = tags(&[("kind", "camera")]);
+    let by_id = principal(Access::Contain);
+    let outside = Some(RefusalCode::OutsideTargets);
+    let cases = [
+        (&tagged, tags(&[("kind", "camera")]), 1, None),
+        (&tagged, tags(&[("kind", "camera"), ("site", "a")]), 1, None),
+        (&tagged, tags(&[("kind", "camera")]), 2, outside),
+        (&tagged, tags(&[("kind", "laptop")]), 1, outside),
+        (&tagged, tags(&[("site", "a")]), 1, outside),
+        (&tagged, tags(&[]), 1, outside),
+        (&by_id, tags(&[("kind", "camera")]), 1, outside),
+    ];
+    for (scope, tags, number, expected) in cases {
+        let intent = Intent {
+            target: Target::Tagged {
+                tags,
+                devices: [device(number)].into(),
+            },
+            ..Intent::of(Tool::CreatePolicy)
+        };
+        assert_eq!(code(scope, &intent), expected, "{intent:?}");
+    }
+}
+
+#[test]
 fn a_tool_that_needs_approval_is_refused_to_every_access() {
     for access in ACCESS {
         for tool in Tool::ALL {
@@ -199,7 +233,7 @@ fn the_longest_isolation_bounds_lengths_and_demands_an_end() {
 }
 
 #[test]
-fn only_manage_may_write_what_allows() {
+fn only_manage_and_a_custom_scope_with_the_tool_may_write_what_allows() {
     for access in ACCESS {
         let mut scope = principal(access);
         scope.tools = vec!["create_policy".into()];
@@ -209,8 +243,8 @@ fn only_manage_may_write_what_allows() {
         };
         let expected = match access {
             Access::Investigate => Some(RefusalCode::ToolNotInScope),
-            Access::Contain | Access::Custom => Some(RefusalCode::AllowNotInScope),
-            Access::Manage => None,
+            Access::Contain => Some(RefusalCode::AllowNotInScope),
+            Access::Manage | Access::Custom => None,
         };
         assert_eq!(code(&scope, &intent), expected, "{access:?}");
     }

@@ -92,6 +92,12 @@ fn entry(key: &ObjectKey, spec: &ApiKeyScopeSpec, verdict: Option<&ScopeVerdict>
                 .map(|verdict| verdict.devices.iter().cloned().collect())
                 .unwrap_or_default(),
             all_devices: verdict.is_some_and(|verdict| verdict.all_devices),
+            target_tags: spec
+                .targets
+                .iter()
+                .filter_map(|targets| targets.devices.as_ref())
+                .flat_map(|devices| devices.tags.clone())
+                .collect(),
             limits: spec.limits.clone(),
             needs_approval: approval.tools,
             expires_at: spec.expires_at,

@@ -4,6 +4,7 @@
 //! Scopes come from `domain`'s facts and verdicts. The API server decides again by RBAC and admission
 //! policy; rates and names of tools are decided here alone.
 
+pub mod command;
 pub mod decide;
 pub mod directory;
 pub mod key;

@@ -21,6 +21,8 @@ pub struct Rates {
 struct Agent {
     calls: Option<Bucket>,
     actions: Option<Bucket>,
+    /// When somebody was last told that it is over its rate.
+    told: Option<Instant>,
 }
 
 /// `limit` tokens that come back evenly over `period`.
@@ -49,6 +51,21 @@ impl Rates {
         })
     }
 
+    /// Whether it is a minute or more since this last said yes for the agent.
+    pub fn is_news(&self, principal: &Principal, now: Instant) -> bool {
+        let mut agents = self.agents.lock().expect("nobody panics holding it");
+        let Some(agent) = agents.get_mut(&principal.user) else {
+            return true;
+        };
+        let news = agent
+            .told
+            .is_none_or(|told| now.saturating_duration_since(told) >= MINUTE);
+        if news {
+            agent.told = Some(now);
+        }
+        news
+    }
+
     fn take(
         &self,
         principal: &Principal,
@@ -62,6 +79,7 @@ impl Rates {
         let agent = agents.entry(principal.user.clone()).or_insert(Agent {
             calls: None,
             actions: None,
+            told: None,
         });
         match bucket(agent) {
             None => Rate::Within,
@@ -153,6 +171,19 @@ mod tests {
         assert_eq!(rates.action(&agent, now), Rate::Within);
         assert_eq!(rates.call(&other, now), Rate::Within);
         assert!(matches!(rates.action(&agent, now), Rate::Exceeded { .. }));
+    }
+
+    #[test]
+    fn being_over_the_rate_is_news_once_a_minute() {
+        let rates = Rates::default();
+        let agent = principal(Access::Contain);
+        let now = Instant::now();
+        assert_eq!(rates.call(&agent, now), Rate::Within);
+        let at = |seconds| rates.is_news(&agent, now + Duration::from_secs(seconds));
+        assert_eq!(
+            [0, 1, 59, 60, 61].map(at),
+            [true, false, false, true, false]
+        );
     }
 
     #[test]

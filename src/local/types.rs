@@ -53,6 +53,9 @@ pub struct Principal {
     /// Whether the scope acts on every device of the tenant, those to come included.
     #[serde(default)]
     pub all_devices: bool,
+    /// The tags by which the scope chooses devices; what carries them all is a target.
+    #[serde(default)]
+    pub target_tags: BTreeMap<String, String>,
     #[serde(default)]
     pub limits: Limits,
     /// Tools whose calls need a person's approval.
@@ -138,13 +141,13 @@ pub enum AgentRecord {
         code: String,
         message: String,
     },
-    /// A tool that reads. The arguments are not entered, only an HMAC-SHA-256 of them.
+    /// A tool that reads. The operator enters a keyed hash of the arguments, not the arguments.
     Read {
         agent: String,
         user: String,
         tool: String,
+        arguments: serde_json::Value,
         call: String,
-        arguments_hmac: String,
         outcome: Outcome,
         milliseconds: u64,
     },
@@ -229,10 +232,10 @@ pub struct DeviceView {
 #[serde(rename_all = "camelCase")]
 pub struct SettledQuery {
     pub uid: String,
-    /// The generation that must be in force; any for one that is gone.
+    /// The generation that must be in force, or that disabled it.
     #[serde(default)]
     pub generation: i64,
-    /// It was deleted: settled means that no connected point has it any more.
+    /// It was deleted or disabled: settled means that no connected point has it any more.
     #[serde(default)]
     pub gone: bool,
     pub timeout_ms: u64,

@@ -1,0 +1,325 @@
+//! One call of one tool, from the decision to the audit entry. Tools are given a [`Call`] and ask
+//! through it; none writes before [`Call::begin`] has answered, which is when the intent is durable.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rmcp::model::JsonObject;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::answer::{Failure, Reply};
+use super::cluster::Cluster;
+use super::metrics::Metrics;
+use super::{arguments, tools};
+use crate::access::decide::Decide;
+use crate::access::rates::Rates;
+use crate::access::{Circumstances, Decision, Intent, Principal, Rate, RefusalCode, Tool};
+use crate::domain::names::{DeviceId, ObjectKey};
+use crate::local::Kind;
+use crate::local::client::Client;
+use crate::local::types::{
+    AgentRecord, DeviceView, NOT_FOUND, Outcome, SettledQuery, Standing, UNAVAILABLE,
+};
+
+/// The longest wait for what was written to be in force.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// What all calls share.
+pub struct Shared {
+    pub operator: Client,
+    pub cluster: Cluster,
+    pub decide: Decide,
+    pub rates: Rates,
+    pub metrics: Arc<Metrics>,
+    /// To the task that enters reads in the audit log.
+    pub reads: mpsc::Sender<(String, AgentRecord)>,
+}
+
+pub struct Call {
+    pub tool: Tool,
+    pub principal: Arc<Principal>,
+    pub arguments: JsonObject,
+    pub shared: Arc<Shared>,
+    /// Tells this call from others in the audit log.
+    id: String,
+    began: Instant,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.id, self.tool.name())
+    }
+}
+
+/// An action whose intent is durable.
+#[derive(Debug)]
+pub struct Action {
+    /// The id of the intent's entry.
+    pub intent: String,
+    dry_run: bool,
+}
+
+/// An action that was done, or would have been.
+pub struct Done {
+    pub reply: Reply,
+    /// What was written or deleted, as `Isolation/name`.
+    pub resources: Vec<String>,
+}
+
+impl Call {
+    pub fn new(
+        tool: Tool,
+        principal: Arc<Principal>,
+        arguments: JsonObject,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self {
+            tool,
+            principal,
+            arguments,
+            shared,
+            id: format!("call_{}", ulid::Ulid::generate().to_string().to_lowercase()),
+            began: Instant::now(),
+        }
+    }
+
+    /// Decides, runs the tool, and enters in the audit log what the tool did not enter itself.
+    pub async fn run(self) -> Result<Reply, Failure> {
+        let answer = match self.admit().await {
+            Err(refused) => Err(refused),
+            Ok(()) => tools::run(&self).await,
+        };
+        let outcome = answer
+            .as_ref()
+            .map_or_else(|failure| failure.code, |_| "done");
+        let elapsed = self.began.elapsed();
+        self.shared
+            .metrics
+            .call(self.tool, outcome, elapsed.as_secs_f64());
+        tracing::info!(
+            call = self.id,
+            tool = self.tool.name(),
+            tenant = self.principal.tenant,
+            agent = self.principal.agent,
+            outcome,
+            milliseconds = self.milliseconds(),
+            "tool call"
+        );
+        if !self.tool.is_action() {
+            self.enter_read(&answer);
+        }
+        answer
+    }
+
+    pub fn arguments<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        let definition = tools::definition(self.tool);
+        arguments::read(self.tool, &definition.input_schema, &self.arguments)
+    }
+
+    pub fn milliseconds(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A client of the API server that is this agent.
+    pub fn cluster(&self) -> Result<kube::Client, Failure> {
+        self.shared.cluster.as_agent(&self.principal)
+    }
+
+    /// A device of the tenant.
+    pub async fn device(&self, id: &str) -> Result<DeviceView, Failure> {
+        let id: DeviceId = id.parse().map_err(|error| {
+            Failure::invalid(format!("{error}; list_devices gives the ids there are"))
+        })?;
+        let found = self
+            .shared
+            .operator
+            .device(&self.principal.tenant, &id)
+            .await;
+        found.map_err(|problem| match problem.code.as_str() {
+            NOT_FOUND => Failure::not_found(format!(
+                "no device {id} is enrolled in {}: list_devices gives the ids there are",
+                self.principal.tenant
+            )),
+            _ => problem.into(),
+        })
+    }
+
+    /// As the call comes in, before anything is known but the tool.
+    async fn admit(&self) -> Result<(), Failure> {
+        let calls = self.shared.rates.call(&self.principal, Instant::now());
+        self.decided(&Intent::of(self.tool), calls, Rate::Within)
+            .await
+    }
+
+    /// Once it is known what would be acted on. Counts the action unless nothing would be changed.
+    pub async fn permit(&self, intent: &Intent) -> Result<(), Failure> {
+        let actions = if intent.dry_run {
+            Rate::Within
+        } else {
+            self.shared.rates.action(&self.principal, Instant::now())
+        };
+        self.decided(intent, Rate::Within, actions).await
+    }
+
+    async fn decided(&self, intent: &Intent, calls: Rate, actions: Rate) -> Result<(), Failure> {
+        let circumstances = Circumstances {
+            now: Timestamp::now(),
+            calls,
+            actions,
+        };
+        match (self.shared.decide)(&self.principal, intent, &circumstances) {
+            Decision::Allow => Ok(()),
+            Decision::Refuse(refusal) => {
+                let code = refusal.code;
+                let failure = Failure::from(refusal);
+                // A runaway agent must not be able to fill the log with refusals of its rate.
+                let by_rate = matches!(
+                    code,
+                    RefusalCode::CallsPerMinute | RefusalCode::ActionsPerHour
+                );
+                if !by_rate || self.shared.rates.is_news(&self.principal, Instant::now()) {
+                    self.enter_refusal(&failure).await;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// A refusal that is no decision of the scope, such as of a target that must not be cut.
+    pub async fn refuse(&self, failure: Failure) -> Failure {
+        self.enter_refusal(&failure).await;
+        failure
+    }
+
+    async fn enter_refusal(&self, failure: &Failure) {
+        let record = AgentRecord::Refusal {
+            agent: self.principal.agent.clone(),
+            user: self.principal.user.clone(),
+            tool: self.tool.name().into(),
+            arguments: Value::Object(self.arguments.clone()),
+            call: self.id.clone(),
+            code: failure.code.into(),
+            message: failure.message.clone(),
+        };
+        // Nothing was done, so nothing depends on it; the operator's absence is logged by the client.
+        let entered = self.shared.operator.append(&self.principal.tenant, &record);
+        if let Err(problem) = entered.await {
+            tracing::error!(
+                call = self.id,
+                problem = problem.message,
+                "a refusal is not in the audit log"
+            );
+        }
+    }
+
+    /// Has the intent entered. Only when this returned may anything be written.
+    pub async fn begin(&self, reason: &str, dry_run: bool) -> Result<Action, Failure> {
+        let record = AgentRecord::Intent {
+            agent: self.principal.agent.clone(),
+            user: self.principal.user.clone(),
+            tool: self.tool.name().into(),
+            arguments: Value::Object(self.arguments.clone()),
+            reason: reason.into(),
+            dry_run,
+            call: self.id.clone(),
+        };
+        let entered = self.shared.operator.append(&self.principal.tenant, &record);
+        let appended = entered.await.map_err(|problem| {
+            let words = format!(
+                "nothing was done, because the audit log can't be written now: {}",
+                problem.message
+            );
+            match problem.code.as_str() {
+                UNAVAILABLE => Failure::unavailable(words),
+                _ => Failure::invalid(words),
+            }
+        })?;
+        Ok(Action {
+            intent: appended.id,
+            dry_run,
+        })
+    }
+
+    /// Has the outcome entered, and answers.
+    pub async fn end(&self, action: Action, done: Result<Done, Failure>) -> Result<Reply, Failure> {
+        let (outcome, resources, message) = match &done {
+            Ok(done) => (
+                Outcome::Done,
+                done.resources.clone(),
+                done.reply.text.clone(),
+            ),
+            Err(failure) => (failure.outcome(), Vec::new(), failure.message.clone()),
+        };
+        let record = AgentRecord::Outcome {
+            agent: self.principal.agent.clone(),
+            user: self.principal.user.clone(),
+            tool: self.tool.name().into(),
+            call: self.id.clone(),
+            intent: action.intent,
+            dry_run: action.dry_run,
+            outcome,
+            resources,
+            message,
+            milliseconds: self.milliseconds(),
+        };
+        let mut answer = done.map(|done| done.reply);
+        let entered = self.shared.operator.append(&self.principal.tenant, &record);
+        if let Err(problem) = entered.await {
+            // What was done is done, and its intent is in the log: the agent is told, not refused.
+            tracing::error!(
+                call = self.id,
+                problem = problem.message,
+                "an outcome is not in the audit log"
+            );
+            if let Ok(reply) = &mut answer {
+                reply
+                    .text
+                    .push_str(" The audit log has the intent, but could not take the outcome.");
+            }
+        }
+        answer
+    }
+
+    /// Waits until what was written is in force, or what is `gone` no more, and says how it stands.
+    pub async fn settled(
+        &self,
+        kind: Kind,
+        name: &str,
+        uid: String,
+        generation: i64,
+        gone: bool,
+    ) -> Result<Standing, Failure> {
+        let resource = ObjectKey::new(&self.principal.tenant, name);
+        let query = SettledQuery {
+            uid,
+            generation,
+            gone,
+            timeout_ms: u64::try_from(SETTLE.as_millis()).unwrap_or(u64::MAX),
+        };
+        let standing = self.shared.operator.settled(kind, &resource, &query);
+        Ok(standing.await?)
+    }
+
+    fn enter_read(&self, answer: &Result<Reply, Failure>) {
+        let record = AgentRecord::Read {
+            agent: self.principal.agent.clone(),
+            user: self.principal.user.clone(),
+            tool: self.tool.name().into(),
+            arguments: Value::Object(self.arguments.clone()),
+            call: self.id.clone(),
+            outcome: match answer {
+                Ok(_) => Outcome::Done,
+                Err(failure) => failure.outcome(),
+            },
+            milliseconds: self.milliseconds(),
+        };
+        let entry = (self.principal.tenant.clone(), record);
+        if self.shared.reads.try_send(entry).is_err() {
+            self.shared.metrics.reads_not_audited(1);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! `get_device`, and how a device is shown.
+
+use std::collections::BTreeMap;
+
+use rmcp::model::Tool as Definition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::describe;
+use crate::access::Tool;
+use crate::api::TrustLevel;
+use crate::local::types::DeviceView;
+use crate::mcp::answer::{Failure, Reply};
+use crate::mcp::call::Call;
+use crate::mcp::text::clean;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Input {
+    /// The device's id, such as list_devices gives: dev_ and 26 lower-case letters or digits.
+    device_id: String,
+}
+
+/// A device. Host name, operating system, kernel and agent version are what it says of itself.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Device {
+    pub id: String,
+    pub host_name: String,
+    /// Given at enrolment or by people, not by the device.
+    pub tags: BTreeMap<String, String>,
+    pub trust: TrustLevel,
+    /// Its agent is connected now.
+    pub connected: bool,
+    /// The kernel has read back everything that should be in force.
+    pub up_to_date: bool,
+    pub addresses: Vec<String>,
+    pub os: String,
+    pub kernel: String,
+    pub agent_version: String,
+    pub enrolled_at: String,
+    pub last_seen: Option<String>,
+    /// Names of the Isolations that target it.
+    pub isolated_by: Vec<String>,
+    /// Names of the Policies that have rules on it.
+    pub policies: Vec<String>,
+}
+
+const MOST_TEXT: usize = 256;
+const MOST_LISTED: usize = 100;
+
+impl From<DeviceView> for Device {
+    fn from(view: DeviceView) -> Self {
+        let text = |text: &str| clean(text, MOST_TEXT);
+        let list = |list: &[String]| list.iter().take(MOST_LISTED).map(|t| text(t)).collect();
+        Self {
+            id: view.id.into(),
+            host_name: text(&view.host_name),
+            tags: view
+                .tags
+                .iter()
+                .map(|(name, value)| (text(name), text(value)))
+                .collect(),
+            trust: view.trust,
+            connected: view.connected,
+            up_to_date: view.up_to_date,
+            addresses: list(&view.addresses),
+            os: text(&view.os),
+            kernel: text(&view.kernel),
+            agent_version: text(&view.agent_version),
+            enrolled_at: view.enrolled_at.to_string(),
+            last_seen: view.last_seen.map(|at| at.to_string()),
+            isolated_by: list(&view.isolated_by),
+            policies: list(&view.policies),
+        }
+    }
+}
+
+impl Device {
+    /// The device in one line of text.
+    pub fn line(&self) -> String {
+        let connected = if self.connected {
+            "connected"
+        } else {
+            "offline"
+        };
+        let isolated = if self.isolated_by.is_empty() {
+            String::new()
+        } else {
+            format!(", isolated by {}", self.isolated_by.join(", "))
+        };
+        let tags: String = self
+            .tags
+            .iter()
+            .map(|(name, value)| format!(" {name}={value}"))
+            .collect();
+        format!(
+            "{} {:?}{tags} {connected}{isolated}",
+            self.id, self.host_name
+        )
+    }
+}
+
+pub fn define() -> Definition {
+    describe::<Input, Device>(
+        Tool::GetDevice,
+        "Get a device",
+        "Shows one enrolled device: tags, trust, addresses, whether its agent is connected and up \
+         to date, and which Isolations and Policies are in force on it. Host name, operating system \
+         and kernel are what the device says of itself.",
+    )
+}
+
+pub async fn run(call: &Call) -> Result<Reply, Failure> {
+    let input: Input = call.arguments()?;
+    let device = Device::from(call.device(&input.device_id).await?);
+    let state = if device.up_to_date {
+        "up to date"
+    } else {
+        "not up to date"
+    };
+    let text = format!(
+        "{}, {state}; addresses {}; policies {}",
+        device.line(),
+        device.addresses.join(", "),
+        device.policies.len()
+    );
+    Ok(Reply::new(&device, text))
+}

@@ -1,0 +1,175 @@
+//! `release_device`.
+
+use kube::ResourceExt;
+use rmcp::model::Tool as Definition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::describe;
+use super::settle;
+use crate::access::{Intent, Target, Tool};
+use crate::api::Isolation;
+use crate::local::Kind;
+use crate::mcp::answer::{Failure, Reply};
+use crate::mcp::call::{Call, Done};
+use crate::mcp::{arguments, resources};
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Input {
+    /// The device to release: its id, such as list_devices gives.
+    device_id: String,
+    /// Why, for the people who read this later.
+    reason: String,
+    /// True: say what would happen and whether it would be allowed, and change nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Output {
+    device_id: String,
+    dry_run: bool,
+    /// Isolations of this agent that were deleted.
+    released: Vec<String>,
+    /// No connected device enforces them any more.
+    lifted_everywhere: bool,
+    /// Isolations of others, which keep the device isolated.
+    still_isolated_by: Vec<Remaining>,
+    /// From the call to the answer.
+    milliseconds: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    message: String,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Remaining {
+    name: String,
+    /// Who can delete it.
+    written_by: String,
+}
+
+pub fn define() -> Definition {
+    describe::<Input, Output>(
+        Tool::ReleaseDevice,
+        "Release a device",
+        "Deletes this agent's own Isolation of a device, so that its other policies hold again. \
+         Isolations that people or other agents wrote stay, and are named with who wrote them.",
+    )
+}
+
+pub async fn run(call: &Call) -> Result<Reply, Failure> {
+    let input: Input = call.arguments()?;
+    let reason = arguments::reason(&input.reason)?;
+    let device = call.device(&input.device_id).await?.id.to_string();
+    let (own, others): (Vec<Isolation>, Vec<Isolation>) = resources::all::<Isolation>(call)
+        .await?
+        .into_iter()
+        .filter(|isolation| isolation.spec.target.device.as_ref() == Some(&device))
+        .partition(|isolation| resources::is_own(&call.principal, isolation));
+    if let ([], [other, ..]) = (&own[..], &others[..]) {
+        let target = Target::Written {
+            name: format!("Isolation {}", other.name_any()),
+            by: resources::written_by(other).map(str::to_owned),
+        };
+        let intent = Intent {
+            target,
+            ..Intent::of(call.tool)
+        };
+        call.permit(&intent).await?;
+    }
+    for isolation in &own {
+        let target = Target::Written {
+            name: isolation.name_any(),
+            by: resources::written_by(isolation).map(str::to_owned),
+        };
+        let intent = Intent {
+            target,
+            dry_run: input.dry_run,
+            ..Intent::of(call.tool)
+        };
+        call.permit(&intent).await?;
+    }
+    let action = call.begin(&reason, input.dry_run).await?;
+    let done = release(call, device, &own, &others, input.dry_run).await;
+    call.end(action, done).await
+}
+
+async fn release(
+    call: &Call,
+    device_id: String,
+    own: &[Isolation],
+    others: &[Isolation],
+    dry_run: bool,
+) -> Result<Done, Failure> {
+    let api = resources::api::<Isolation>(call)?;
+    for isolation in own {
+        resources::delete(&api, isolation, dry_run).await?;
+    }
+    let (mut lifted, mut message) = (!dry_run, String::new());
+    if !dry_run {
+        for isolation in own {
+            let standing = settle::lifted(call, Kind::Isolation, isolation).await;
+            lifted &= standing
+                .as_ref()
+                .is_some_and(|standing| standing.programmed);
+            if let Some(standing) = standing {
+                message = standing.message;
+            }
+        }
+    }
+    let released: Vec<String> = own.iter().map(ResourceExt::name_any).collect();
+    let output = Output {
+        device_id,
+        dry_run,
+        lifted_everywhere: lifted,
+        still_isolated_by: others
+            .iter()
+            .map(|isolation| Remaining {
+                name: isolation.name_any(),
+                written_by: resources::author(isolation),
+            })
+            .collect(),
+        milliseconds: call.milliseconds(),
+        message,
+        released,
+    };
+    Ok(Done {
+        reply: Reply::new(&output, output.text()),
+        resources: output
+            .released
+            .iter()
+            .map(|name| format!("Isolation/{name}"))
+            .collect(),
+    })
+}
+
+impl Output {
+    fn text(&self) -> String {
+        let device = &self.device_id;
+        let mut text = match (&self.released[..], self.dry_run) {
+            ([], _) => format!("{device} is not isolated by this agent; nothing was changed."),
+            (names, true) => format!(
+                "Dry run: {} would be deleted. Nothing was changed.",
+                names.join(", ")
+            ),
+            (names, false) if self.lifted_everywhere => format!(
+                "{} is deleted, and no connected device enforces it any more; {} ms.",
+                names.join(", "),
+                self.milliseconds
+            ),
+            (names, false) => format!(
+                "{} is deleted, and not lifted everywhere yet: get_device shows how it goes on. {}",
+                names.join(", "),
+                self.message
+            ),
+        };
+        for other in &self.still_isolated_by {
+            text.push_str(&format!(
+                " {device} stays isolated by {}: ask {} to delete it.",
+                other.name, other.written_by
+            ));
+        }
+        text
+    }
+}

@@ -1,0 +1,183 @@
+//! How something that was just written stands, as tools answer it; and what would become of something
+//! that is not written yet.
+
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::access::span;
+use crate::local::Kind;
+use crate::local::types::{Preview, Standing};
+use crate::mcp::answer::Failure;
+use crate::mcp::call::Call;
+use crate::mcp::resources::Written;
+
+/// How far it is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub enum InForce {
+    /// A dry run: nothing was written.
+    NotWritten,
+    /// The operator did not accept it; `message` says why.
+    NotAccepted,
+    /// Accepted; no enforcement point has read it back yet.
+    Pending,
+    /// Some enforcement points have read it back.
+    Partial,
+    /// Every connected enforcement point has read it back.
+    Everywhere,
+    /// The operator could not be asked in time; the resource is written.
+    Unknown,
+}
+
+/// Enforcement points other than the target itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Points {
+    pub matched: usize,
+    /// Of these, how many have read it back.
+    pub programmed: usize,
+    /// How many are not connected now.
+    pub offline: usize,
+}
+
+impl From<&Standing> for Points {
+    fn from(standing: &Standing) -> Self {
+        Self {
+            matched: standing.matched,
+            programmed: standing.programmed_points,
+            offline: standing.offline,
+        }
+    }
+}
+
+pub fn in_force(standing: &Standing) -> InForce {
+    let on_target = standing.self_programmed != Some(false);
+    if !standing.accepted {
+        InForce::NotAccepted
+    } else if standing.programmed && on_target {
+        InForce::Everywhere
+    } else if standing.programmed_points > 0 || standing.self_programmed == Some(true) {
+        InForce::Partial
+    } else {
+        InForce::Pending
+    }
+}
+
+/// Waits until this version of the object is in force. An operator that can't be asked now does not
+/// undo the write, so it is no failure of the action.
+pub async fn written<K: Written>(call: &Call, kind: Kind, object: &K) -> Option<Standing> {
+    asked(settled(call, kind, object, false).await)
+}
+
+/// Waits until the object, which was deleted or disabled in this version, is in force nowhere.
+pub async fn lifted<K: Written>(call: &Call, kind: Kind, object: &K) -> Option<Standing> {
+    asked(settled(call, kind, object, true).await)
+}
+
+async fn settled<K: Written>(
+    call: &Call,
+    kind: Kind,
+    object: &K,
+    gone: bool,
+) -> Result<Standing, Failure> {
+    let uid = object.uid().unwrap_or_default();
+    let generation = object.meta().generation.unwrap_or_default();
+    call.settled(kind, &object.name_any(), uid, generation, gone)
+        .await
+}
+
+fn asked(standing: Result<Standing, Failure>) -> Option<Standing> {
+    standing
+        .inspect_err(|failure| {
+            tracing::warn!(failure = failure.message, "how it stands is unknown")
+        })
+        .ok()
+}
+
+/// Refuses what the operator would not accept, such as a target that would cut the operator itself.
+pub async fn preview(call: &Call, preview: Preview) -> Result<usize, Failure> {
+    let tenant = &call.principal.tenant;
+    let previewed = call.shared.operator.preview(tenant, &preview).await?;
+    if previewed.accepted {
+        return Ok(previewed.devices);
+    }
+    let failure = Failure::refused(
+        "not_acceptable",
+        format!("{}: {}", previewed.reason, previewed.message),
+    );
+    Err(call.refuse(failure).await)
+}
+
+/// When a `ttl` from now ends.
+pub fn end_of(ttl: Option<&str>) -> Result<Option<(std::time::Duration, Timestamp)>, Failure> {
+    let Some(ttl) = ttl else {
+        return Ok(None);
+    };
+    let length = span::parse(ttl).map_err(|error| Failure::invalid(format!("ttl: {error}")))?;
+    let end = SignedDuration::try_from(length)
+        .ok()
+        .and_then(|length| Timestamp::now().checked_add(length).ok())
+        .ok_or_else(|| Failure::invalid("ttl: that is beyond all time"))?;
+    // Resources hold whole seconds.
+    let end = Timestamp::from_second(end.as_second()).unwrap_or(end);
+    Ok(Some((length, end)))
+}
+
+/// "3 of 4 peers (1 offline)"
+pub fn points_in_words(points: &Points, what: &str) -> String {
+    let offline = match points.offline {
+        0 => String::new(),
+        offline => format!(" ({offline} offline)"),
+    };
+    format!(
+        "{} of {} {what}{offline}",
+        points.programmed, points.matched
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing() -> Standing {
+        Standing {
+            uid: "u".into(),
+            generation: 1,
+            accepted: true,
+            reason: String::new(),
+            message: String::new(),
+            programmed: false,
+            self_programmed: Some(false),
+            matched: 2,
+            programmed_points: 0,
+            offline: 0,
+            connections_cut: 0,
+            still_isolated_by: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_standing_is_in_force_as_far_as_it_was_read_back() {
+        let mut stands = standing();
+        assert_eq!(in_force(&stands), InForce::Pending);
+        stands.programmed_points = 1;
+        assert_eq!(in_force(&stands), InForce::Partial);
+        stands.programmed_points = 2;
+        stands.programmed = true;
+        assert_eq!(in_force(&stands), InForce::Partial, "not on the target");
+        stands.self_programmed = Some(true);
+        assert_eq!(in_force(&stands), InForce::Everywhere);
+        stands.accepted = false;
+        assert_eq!(in_force(&stands), InForce::NotAccepted);
+    }
+
+    #[test]
+    fn a_ttl_ends_so_long_from_now() {
+        let (length, end) = end_of(Some("30m")).expect("read").expect("an end");
+        assert_eq!(length.as_secs(), 1800);
+        let left = end.as_second() - Timestamp::now().as_second();
+        assert!((1798..=1800).contains(&left), "{left}");
+        assert_eq!(end_of(None), Ok(None));
+        assert!(end_of(Some("soon")).is_err());
+    }
+}
