@@ -19,6 +19,7 @@ pub mod local;
 pub mod mcp;
 pub mod metrics;
 pub mod operator;
+pub mod status;
 pub mod store;
 pub mod watch;
 pub mod yaml;
