@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::access::command::KeysArgs;
 use crate::crds::CrdsArgs;
+use crate::fleet::cli::FleetArgs;
 use crate::mcp::command::McpArgs;
 
 /// Keeps a breach from spreading: segments and isolates devices and workloads, and proves it.
@@ -24,6 +25,8 @@ pub enum Command {
     Keys(KeysArgs),
     /// Serve AI agents over the Model Context Protocol.
     Mcp(Box<McpArgs>),
+    /// The devices of the fleet, and the tokens with which they enrol.
+    Fleet(FleetArgs),
 }
 
 /// Runs the command and turns an error into words on standard error.
@@ -32,6 +35,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Crds(args) => crate::crds::run(&args),
         Command::Keys(args) => crate::access::command::run(args),
         Command::Mcp(args) => crate::mcp::command::run(*args),
+        Command::Fleet(args) => crate::fleet::cli::run(&args),
     };
     match result {
         Ok(code) => code,

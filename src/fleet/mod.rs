@@ -9,9 +9,11 @@
 //! Only the leader serves agents: a [`Fleet`] that does not lead refuses them, and bundles carry the
 //! epoch of the leadership they were made in.
 
+pub mod admin;
 pub mod administration;
 mod allowance;
 mod clean;
+pub mod cli;
 mod desired;
 mod enrol;
 pub mod join_token;

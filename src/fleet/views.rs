@@ -38,6 +38,11 @@ impl Fleet {
             .collect()
     }
 
+    /// What one device acknowledged.
+    pub fn applied_of(&self, device: &DeviceId) -> Option<DeviceApplied> {
+        self.roster().members.get(device).map(Member::applied)
+    }
+
     /// The devices of a tenant, or of all. `isolated_by` is left for those who know the Isolations: a
     /// peer's state names them too.
     pub fn view(&self, tenant: Option<&str>) -> Vec<DeviceView> {

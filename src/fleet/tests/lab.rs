@@ -36,6 +36,8 @@ pub struct Lab {
 
 impl Lab {
     pub async fn begin() -> Self {
+        // As `main` does; the first test of the process to come here does it for all.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = tempfile::tempdir().unwrap();
         let keys = Arc::new(OperatorKeys::generate().unwrap());
         Self::with(directory, keys).await

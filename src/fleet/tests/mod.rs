@@ -1,7 +1,7 @@
 //! The fleet over real TLS on loopback, with a client that speaks the protocol and nothing else.
 
-mod agents;
+pub mod agents;
 mod enrolment;
-mod lab;
+pub mod lab;
 mod sessions;
 mod states;
