@@ -2,6 +2,7 @@
 
 mod admission;
 mod bounds;
+mod chart;
 mod control_plane;
 mod lab;
 mod process;
@@ -14,6 +15,7 @@ pub fn all() -> Vec<Trial> {
     [
         admission::all(),
         bounds::all(),
+        chart::all(),
         control_plane::all(),
         lab::all(),
         process::all(),

@@ -1,0 +1,294 @@
+//! The charts themselves: they render cleanly, the API server accepts what they render, and installing again
+//! loses nothing.
+
+use anyhow::{Context, ensure};
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+
+use crate::caller::Caller;
+use crate::charts::{self, SYSTEM};
+use crate::cluster::{ControlPlane, Options};
+use crate::harness::case;
+
+pub fn all() -> Vec<Trial> {
+    vec![
+        case(
+            "the charts pass lint, and what they render is accepted",
+            rendered,
+        ),
+        case("a wrong value is refused by its name", wrong_values),
+        case(
+            "the pod is accepted where pods are restricted, and the sidecar sees neither the operator's token nor its data",
+            pod,
+        ),
+        case(
+            "upgrading and installing again keep the keys, the holds, the definitions and the webhook's certificate",
+            again,
+        ),
+        case(
+            "kustomize gives the definitions and the namespace",
+            kustomize,
+        ),
+    ]
+}
+
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/seawall");
+const CRDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/seawall-crds");
+
+/// Values that reach every branch of the templates, between them.
+const VALUES: [&[&str]; 4] = [
+    &[],
+    &["replicas=0", "webhook.url=https://127.0.0.1:9443/admission"],
+    &[
+        "mcp.enabled=false",
+        "persistence.enabled=false",
+        "rbac.aggregate=false",
+        "image.digest=sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    ],
+    &[
+        "fleet.addresses={192.0.2.10:8443,[2001:db8::10]:8443}",
+        "fleet.service.type=LoadBalancer",
+        "fleet.service.nodePort=30443",
+        "fleet.service.loadBalancerIP=192.0.2.10",
+        "fleet.service.loadBalancerSourceRanges={10.0.0.0/8}",
+        "fleet.service.annotations.a=b",
+        "operator.protected.backup=10.0.7.0/24",
+        "operator.extraArgs={--log-format=human}",
+        "operator.env[0].name=RUST_LOG",
+        "operator.env[0].value=debug",
+        "mcp.allowedHosts={mcp.example.com}",
+        "mcp.allowedOrigins={https://console.example.com:443}",
+        "mcp.env[0].name=RUST_LOG",
+        "mcp.env[0].value=debug",
+        "mcp.extraArgs={--listen=0.0.0.0:8090}",
+        "image.pullSecrets[0].name=registry",
+        "persistence.existingClaim=mine",
+        "persistence.storageClass=fast",
+        "podLabels.team=soc",
+        "podAnnotations.a=b",
+        "nodeSelector.a=b",
+        "tolerations[0].operator=Exists",
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key=a",
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists",
+        "priorityClassName=system-cluster-critical",
+    ],
+];
+
+fn with<'a>(command: &[&'a str], values: &[&'a str]) -> Vec<&'a str> {
+    let mut args = command.to_vec();
+    for value in values {
+        args.extend(["--set", value]);
+    }
+    args
+}
+
+/// What the chart renders for the system namespace with these values.
+async fn render(cluster: &ControlPlane, values: &[&str]) -> anyhow::Result<Vec<Value>> {
+    let command = ["template", "seawall", CHART, "-n", SYSTEM];
+    let text = cluster.helm(&with(&command, values)).await?;
+    seawall::yaml::documents(&text).context("the chart renders YAML")
+}
+
+async fn rendered() -> anyhow::Result<()> {
+    let cluster = charts::installed().await?;
+    cluster.helm(&["lint", "--strict", CRDS]).await?;
+    for values in VALUES {
+        let command = ["lint", "--strict", CHART, "-n", SYSTEM];
+        cluster.helm(&with(&command, values)).await?;
+        let objects = render(cluster, values).await?;
+        ensure!(objects.len() > 25, "{} objects", objects.len());
+        let text =
+            serde_json::to_string(&json!({"apiVersion": "v1", "kind": "List", "items": objects}))?;
+        let apply = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            // As helm does: another manager would only add to what is there.
+            "--field-manager=helm",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            "-",
+        ];
+        let outcome = cluster
+            .kubectl_as(cluster.admin_kubeconfig(), &apply, &text)
+            .await?;
+        outcome.success()?;
+    }
+    // The chart's own roles never grant everything.
+    for object in render(cluster, &[]).await? {
+        let rules = object["rules"].to_string();
+        ensure!(!rules.contains("\"*\""), "{}", object["metadata"]["name"]);
+    }
+    Ok(())
+}
+
+async fn wrong_values() -> anyhow::Result<()> {
+    let cluster = charts::installed().await?;
+    for (value, words) in [
+        ("replicas=2", "/replicas"),
+        ("image.tagg=1", "'tagg' not allowed"),
+        (
+            "fleet.addresses={operator.example.com:8443}",
+            "/fleet/addresses/0",
+        ),
+        (
+            "webhook.url=http://127.0.0.1:9443/admission",
+            "/webhook/url",
+        ),
+        ("operator.holdThreshold=-1", "/operator/holdThreshold"),
+        ("mcp.allowedOrigins={*}", "/mcp/allowedOrigins/0"),
+        ("persistence.size=big", "/persistence/size"),
+        ("fleet.service.type=ExternalName", "/fleet/service/type"),
+    ] {
+        let command = ["template", "seawall", CHART, "--set", value];
+        let Err(error) = cluster.helm(&command).await else {
+            anyhow::bail!("{value} is accepted");
+        };
+        let error = format!("{error:#}");
+        ensure!(error.contains(words), "{value}: {error}");
+    }
+    Ok(())
+}
+
+async fn pod() -> anyhow::Result<()> {
+    let cluster = charts::installed().await?;
+    let admin = Caller::admin(cluster);
+    let restricted = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
+        "name": "restricted",
+        "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+    }});
+    admin.create(&restricted).await?;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": "seawall", "namespace": "restricted"}});
+    admin.create(&account).await?;
+    for values in VALUES {
+        let objects = render(cluster, values).await?;
+        let deployment = objects.iter().find(|it| it["kind"] == "Deployment");
+        let template = &deployment.context("a Deployment")?["spec"]["template"];
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": template["spec"]});
+        pod["metadata"] = json!({"name": "seawall", "namespace": "restricted"});
+        let pod = admin.try_create(&pod).await?;
+        sidecar_is_apart(&pod)?;
+    }
+    Ok(())
+}
+
+/// The sidecar mounts the folder of the local socket and the API server's certificate authority.
+fn sidecar_is_apart(pod: &Value) -> anyhow::Result<()> {
+    let containers = pod["spec"]["containers"].as_array().context("containers")?;
+    let mounts = |name: &str| {
+        let container = containers.iter().find(|it| it["name"] == name);
+        container.map(|container| {
+            let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+            mounts
+                .map(|mount| mount["name"].as_str().unwrap_or_default().to_owned())
+                .collect::<Vec<_>>()
+        })
+    };
+    let operator = mounts("operator").context("the operator")?;
+    ensure!(
+        operator == ["data", "local", "admin", "operator-token"],
+        "{operator:?}"
+    );
+    if let Some(mcp) = mounts("mcp") {
+        ensure!(mcp == ["local", "api-server-ca"], "{mcp:?}");
+    }
+    ensure!(pod["spec"]["automountServiceAccountToken"] == false);
+    Ok(())
+}
+
+async fn again() -> anyhow::Result<()> {
+    let cluster = ControlPlane::start(Options::default()).await?;
+    charts::install(&cluster, &["replicas=0"]).await?;
+    let admin = Caller::admin(&cluster);
+    let operator = Caller::account(&cluster, SYSTEM, "seawall").await?;
+    let keys = json!({"kind": "Secret", "metadata": {"name": "seawall-keys", "namespace": SYSTEM}});
+    let holds =
+        json!({"kind": "ConfigMap", "metadata": {"name": "seawall-holds", "namespace": SYSTEM}});
+    operator
+        .merge(&keys, "", &json!({"data": {"k": "a2V5"}}))
+        .await?;
+    operator
+        .merge(&holds, "", &json!({"data": {"hold": "1"}}))
+        .await?;
+    let webhook = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/seawall";
+    let bundle = json!([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": certificate()?}]);
+    let patch = http::Method::PATCH;
+    operator
+        .send(patch, webhook, "application/json-patch+json", &bundle)
+        .await?;
+
+    let upgrade = [
+        "upgrade",
+        "seawall",
+        CHART,
+        "-n",
+        SYSTEM,
+        "--set",
+        "replicas=0,podLabels.a=b",
+    ];
+    cluster.helm(&upgrade).await?;
+    let now = admin.get_path(webhook).await?;
+    ensure!(
+        now["webhooks"][0]["clientConfig"]["caBundle"].is_string(),
+        "{now}"
+    );
+
+    let isolation = json!({
+        "apiVersion": "seawall.dev/v1alpha1",
+        "kind": "Isolation",
+        "metadata": {"name": "stays", "namespace": "default"},
+        "spec": {"target": {"node": "worker-1"}, "reason": "test"},
+    });
+    admin.create(&isolation).await?;
+    cluster
+        .helm(&["uninstall", "seawall", "-n", SYSTEM, "--wait"])
+        .await?;
+    cluster
+        .helm(&["uninstall", "seawall-crds", "-n", "kube-system"])
+        .await?;
+    admin.get(&isolation).await?;
+    charts::install(&cluster, &["replicas=0"]).await?;
+    admin.get(&isolation).await?;
+    ensure!(admin.get(&keys).await?["data"]["k"] == "a2V5");
+    ensure!(admin.get(&holds).await?["data"]["hold"] == "1");
+    Ok(())
+}
+
+/// Any certificate, in base64 of PEM, as a caBundle wants it.
+fn certificate() -> anyhow::Result<String> {
+    use base64::Engine as _;
+    let made = rcgen::generate_simple_self_signed(["webhook.example.com".to_owned()])?;
+    Ok(base64::engine::general_purpose::STANDARD.encode(made.cert.pem()))
+}
+
+async fn kustomize() -> anyhow::Result<()> {
+    let cluster = charts::installed().await?;
+    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/kustomize/base");
+    let text = cluster.kubectl(&["kustomize", base]).await?;
+    let objects: Vec<Value> = seawall::yaml::documents(&text)?;
+    let kinds: Vec<_> = objects
+        .iter()
+        .filter_map(|it| it["kind"].as_str())
+        .collect();
+    let definitions = seawall::api::definitions().len();
+    ensure!(
+        kinds
+            .iter()
+            .filter(|kind| **kind == "CustomResourceDefinition")
+            .count()
+            == definitions
+    );
+    ensure!(kinds.contains(&"Namespace"), "{kinds:?}");
+    let apply = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--dry-run=server",
+        "-k",
+        base,
+    ];
+    cluster.kubectl(&apply).await?;
+    Ok(())
+}
