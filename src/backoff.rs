@@ -29,6 +29,14 @@ impl Backoff {
         jittered(pause)
     }
 
+    /// The pause before the next attempt, anywhere between nothing and the step: for a whole fleet that
+    /// lost the same server at the same moment.
+    pub fn spread_pause(&mut self) -> Duration {
+        let step = self.next;
+        self.next = (self.next * 2).min(self.most);
+        step.mul_f64(rand::rng().random_range(0.0..1.0))
+    }
+
     pub fn reset(&mut self) {
         self.next = self.first;
     }
@@ -51,6 +59,10 @@ mod tests {
         };
         for expected in [100, 200, 400, 400] {
             assert!(bounds(expected).contains(&backoff.pause()));
+        }
+        backoff.reset();
+        for most in [100, 200, 400, 400] {
+            assert!(backoff.spread_pause() <= Duration::from_millis(most));
         }
         backoff.reset();
         assert!(bounds(100).contains(&backoff.pause()));

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::access::command::KeysArgs;
+use crate::agent::AgentArgs;
 use crate::crds::CrdsArgs;
 use crate::fleet::cli::FleetArgs;
 use crate::mcp::command::McpArgs;
@@ -19,6 +20,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Enforce on this device what the operator says, and prove it.
+    Agent(AgentArgs),
     /// Print the CustomResourceDefinitions, or write them to the files that hold them.
     Crds(CrdsArgs),
     /// Make, list and revoke the keys of AI agents.
@@ -32,6 +35,7 @@ pub enum Command {
 /// Runs the command and turns an error into words on standard error.
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
+        Command::Agent(args) => crate::agent::run(args),
         Command::Crds(args) => crate::crds::run(&args),
         Command::Keys(args) => crate::access::command::run(args),
         Command::Mcp(args) => crate::mcp::command::run(*args),

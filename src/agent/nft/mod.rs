@@ -28,7 +28,7 @@ mod ruleset;
 pub mod transaction;
 
 pub use listing::Listing;
-pub use program::{Nft, NftError};
+pub use program::{Nft, NftError, Writers};
 pub use render::{Rendered, Situation, render};
 pub use ruleset::{Chain, Elements, Hook, Rule, Ruleset};
 

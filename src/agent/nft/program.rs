@@ -1,8 +1,10 @@
 //! Runs the `nft` program: the one way in which the agent reads and writes its table.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -18,9 +20,35 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Everything in numbers: names of protocols depend on files of the host.
 const IN_NUMBERS: [&str; 4] = ["-j", "-n", "-y", "-p"];
 
+/// How long a notice of a transaction may come after its program ended.
+const NOTICE_DELAY: Duration = Duration::from_secs(2);
+
 #[derive(Clone, Debug)]
 pub struct Nft {
     program: PathBuf,
+    writers: Writers,
+}
+
+/// The processes that changed the table for the agent just now: notices of their changes are no news.
+#[derive(Clone, Debug, Default)]
+pub struct Writers(Arc<Mutex<VecDeque<(u32, Instant)>>>);
+
+impl Writers {
+    fn add(&self, pid: u32) {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.push_back((pid, Instant::now()));
+        while recent.len() > 16 {
+            recent.pop_front();
+        }
+    }
+
+    /// Whether the netlink port is one of theirs: nft takes its process id for it.
+    pub fn wrote(&self, port: u32) -> bool {
+        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recent
+            .iter()
+            .any(|(pid, at)| *pid == port && at.elapsed() < NOTICE_DELAY)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +83,10 @@ impl Nft {
             .chain(["/usr/sbin".into(), "/sbin".into()])
             .map(|directory| directory.join("nft"))
             .find(|candidate| candidate.is_file())
-            .map(|program| Self { program })
+            .map(|program| Self {
+                program,
+                writers: Writers::default(),
+            })
             .ok_or(NftError::Missing)
     }
 
@@ -66,10 +97,13 @@ impl Nft {
         Ok(())
     }
 
-    /// The process that ran it, whose netlink messages are ours.
-    pub async fn apply(&self, transaction: &Value) -> Result<u32, NftError> {
-        let (_, pid) = self.run(&["-j", "-f", "-"], Some(transaction)).await?;
-        Ok(pid)
+    pub async fn apply(&self, transaction: &Value) -> Result<(), NftError> {
+        self.run(&["-j", "-f", "-"], Some(transaction)).await?;
+        Ok(())
+    }
+
+    pub fn writers(&self) -> Writers {
+        self.writers.clone()
     }
 
     /// None when the kernel has no such table.
@@ -87,7 +121,7 @@ impl Nft {
         arguments.extend(more);
         arguments.extend(["list", "table", "inet", TABLE]);
         match self.run(&arguments, None).await {
-            Ok((output, _)) => Ok(Some(Listing::parse(&output)?)),
+            Ok(output) => Ok(Some(Listing::parse(&output)?)),
             Err(NftError::Refused(words)) if words.contains("No such file or directory") => {
                 Ok(None)
             }
@@ -95,11 +129,7 @@ impl Nft {
         }
     }
 
-    async fn run(
-        &self,
-        arguments: &[&str],
-        input: Option<&Value>,
-    ) -> Result<(Vec<u8>, u32), NftError> {
+    async fn run(&self, arguments: &[&str], input: Option<&Value>) -> Result<Vec<u8>, NftError> {
         let mut child = Command::new(&self.program)
             .args(arguments)
             .env("LC_ALL", "C")
@@ -111,7 +141,9 @@ impl Nft {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        let pid = child.id().unwrap_or(0);
+        if let (Some(pid), Some(_)) = (child.id(), input) {
+            self.writers.add(pid);
+        }
         let stdin = child.stdin.take();
         let text = input.map(|input| input.to_string()).unwrap_or_default();
         let write = async move {
@@ -125,7 +157,7 @@ impl Nft {
             .await
             .map_err(|_| NftError::TimedOut)??;
         match output.status.success() {
-            true => Ok((output.stdout, pid)),
+            true => Ok(output.stdout),
             false => Err(refusal(&String::from_utf8_lossy(&output.stderr))),
         }
     }

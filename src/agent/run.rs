@@ -1,0 +1,179 @@
+//! `seawall agent run`: the agent as a process. Everything that runs is joined here; any task that ends
+//! before it is told to ends the process, for its supervisor to start it again. The rules stay in force
+//! without it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::bundle::Verifier;
+use super::drift::{TableWatch, watch_addresses};
+use super::enforcer::{self, Enforcer, Steps};
+use super::enroll::{EnrollError, enroll};
+use super::facts;
+use super::identity::{Credentials, Identity};
+use super::nft::{Nft, Situation};
+use super::session::Session;
+use super::state_directory::StateDirectory;
+use super::status::StatusFile;
+use crate::backoff::Backoff;
+use crate::fleet::join_token::JoinToken;
+
+/// Reports of tampering that wait for a stream; more are told as one.
+const TAMPERING: usize = 16;
+
+/// What the process is started with.
+pub struct Options {
+    pub state_directory: PathBuf,
+    /// Read when the device has not enrolled yet.
+    pub join_token_file: Option<PathBuf>,
+    /// For tests that kill the agent between steps.
+    pub steps: Steps,
+}
+
+/// Runs until `stop`, or until a task ends.
+pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
+    let directory = StateDirectory::open(&options.state_directory)?;
+    let _lock = directory.lock()?;
+    let nft = Nft::find()?;
+    nft.check().await?;
+    let Some(identity) = identity(&directory, &options, &stop).await? else {
+        return Ok(());
+    };
+    let credentials = Credentials::load(&directory)?;
+    let uid = nix::unistd::geteuid().as_raw();
+
+    // Before the rules, so that no change after them is missed.
+    let table_watch = TableWatch::begin()?;
+    let verifier = Verifier {
+        device: identity.device.clone(),
+        keys: identity.verifying_keys()?,
+    };
+    let situation = Situation {
+        uid,
+        pinned: identity.pinned(),
+    };
+    let writers = nft.writers();
+    let mut enforcer = Enforcer::new(nft, verifier, situation, directory.clone(), options.steps);
+    enforcer.start().await?;
+    tracing::info!(
+        device = %identity.device,
+        tenant = identity.tenant,
+        isolated = enforcer.is_isolated(),
+        "the agent runs; the last bundle is in force: {}",
+        enforcer.applied().is_some()
+    );
+
+    let (tampered_found, tampered) = mpsc::channel(TAMPERING);
+    let (facts_known, facts_seen) = watch::channel(facts::gather());
+    let (handle, actor) = enforcer::spawn(enforcer, tampered_found, stop.clone());
+    let session = Session {
+        identity,
+        credentials,
+        enforcer: handle.clone(),
+        facts: facts_seen,
+        tampered,
+        status: StatusFile::new(directory, uid),
+    };
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    tasks.spawn(async {
+        actor.await;
+        Ok(())
+    });
+    tasks.spawn(table_watch.run(writers, handle.changed.clone(), stop.clone()));
+    tasks.spawn(watch_addresses(facts_known, stop.clone()));
+    let session_stop = stop.clone();
+    tasks.spawn(async move {
+        session.run(session_stop).await;
+        Ok(())
+    });
+    drop(handle);
+    join_all(tasks, &stop).await
+}
+
+async fn join_all(
+    mut tasks: JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        let early = !stop.is_cancelled();
+        stop.cancel();
+        let ended = match ended {
+            Ok(Ok(())) if early => Err(anyhow::anyhow!("a part of the agent ended by itself")),
+            Ok(result) => result,
+            Err(error) => Err(anyhow::Error::new(error).context("a part of the agent failed")),
+        };
+        outcome = outcome.and(ended);
+    }
+    outcome
+}
+
+/// Who this is; enrolled now when it wasn't yet. None when it was told to stop meanwhile.
+async fn identity(
+    directory: &StateDirectory,
+    options: &Options,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Identity>> {
+    if let Some(identity) = Identity::load(directory)? {
+        return Ok(Some(identity));
+    }
+    let Some(file) = &options.join_token_file else {
+        bail!(
+            "this device has not enrolled: give --join-token-file, or run `seawall agent enroll` first"
+        );
+    };
+    let token = read_token(file)?;
+    let mut backoff = Backoff::new(
+        std::time::Duration::from_secs(1),
+        std::time::Duration::from_secs(30),
+    );
+    loop {
+        let words = match enroll(directory, &token).await {
+            Ok(identity) => {
+                tracing::info!(device = %identity.device, tenant = identity.tenant, "enrolled");
+                return Ok(Some(identity));
+            }
+            Err(error @ EnrollError::Unreachable(_)) => error.to_string(),
+            Err(error) => return Err(error.into()),
+        };
+        tracing::warn!("not enrolled yet, trying again: {words}");
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(backoff.spread_pause()) => {}
+        }
+    }
+}
+
+/// From a file, or from standard input for `-`, so that it isn't seen in the list of processes.
+pub fn read_token(file: &std::path::Path) -> anyhow::Result<JoinToken> {
+    let text = match file.as_os_str() == "-" {
+        true => std::io::read_to_string(std::io::stdin().lock()),
+        false => std::fs::read_to_string(file),
+    };
+    let text = text.with_context(|| {
+        format!(
+            "cannot read the join token from {}: give a file that holds it, or - for standard input",
+            file.display()
+        )
+    })?;
+    Ok(JoinToken::decode(&text)?)
+}
+
+/// SIGTERM and SIGINT stop the agent; its rules stay in force.
+pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = stop.cancelled() => {}
+        }
+        stop.cancel();
+    })
+}
