@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::access::command::KeysArgs;
 use crate::agent::AgentArgs;
+use crate::audit::cli::VerifyArgs;
 use crate::crds::CrdsArgs;
 use crate::fleet::cli::FleetArgs;
 use crate::mcp::command::McpArgs;
@@ -30,6 +31,8 @@ pub enum Command {
     Mcp(Box<McpArgs>),
     /// The devices of the fleet, and the tokens with which they enrol.
     Fleet(FleetArgs),
+    /// Check an audit log, or a proof of one of its entries, offline.
+    Verify(VerifyArgs),
 }
 
 /// Runs the command and turns an error into words on standard error.
@@ -40,6 +43,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Keys(args) => crate::access::command::run(args),
         Command::Mcp(args) => crate::mcp::command::run(*args),
         Command::Fleet(args) => crate::fleet::cli::run(&args),
+        Command::Verify(args) => crate::audit::cli::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod agent;
 pub mod api;
+pub mod audit;
 pub mod backoff;
 pub mod cli;
 pub mod crds;
