@@ -116,6 +116,7 @@ impl Tool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::tools;
 
     #[test]
     fn every_tool_is_found_by_its_name_and_no_other_is() {
@@ -140,6 +141,17 @@ mod tests {
                 "verify_enforcement",
             ]
         );
+    }
+
+    #[test]
+    fn the_core_binds_a_scope_to_a_role_that_its_tools_can_work_with() {
+        let mut names: Vec<_> = Tool::ALL.into_iter().map(Tool::name).collect();
+        names.sort();
+        assert_eq!(names, tools::names());
+        for tool in Tool::ALL {
+            let needed = tools::needed(tool.name());
+            assert_eq!(needed > Some(Access::Investigate), tool.is_action());
+        }
     }
 
     #[test]

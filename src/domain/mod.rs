@@ -6,5 +6,7 @@ pub mod applied;
 pub mod compile;
 pub mod enforcement;
 pub mod names;
+pub mod tools;
 pub mod verdict;
+pub mod words;
 pub mod world;

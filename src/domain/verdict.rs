@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::names::{DeviceId, ObjectKey};
+use crate::api::Access;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verdicts {
@@ -62,6 +63,8 @@ pub struct PolicyVerdict {
     pub acceptance: Acceptance,
     /// Devices whose state holds this policy.
     pub devices: BTreeSet<DeviceId>,
+    /// Ids that it names and no enrolled device has. It is in force without them, and on them when they enrol.
+    pub unknown: BTreeSet<String>,
     /// The NetworkPolicy that carries its portable part, if it has one.
     pub network_policy: Option<ObjectKey>,
     /// What can't be enforced, each with what stands in the way.
@@ -101,4 +104,10 @@ pub struct ScopeVerdict {
     /// Devices that it may act on now.
     pub devices: BTreeSet<DeviceId>,
     pub all_devices: bool,
+    /// Ids that it names and no enrolled device has.
+    pub unknown: BTreeSet<String>,
+    /// The fixed role that it is bound to; none for a scope that is not accepted.
+    pub role: Option<Access>,
+    /// The tools that the agent sees.
+    pub tools: BTreeSet<String>,
 }

@@ -76,6 +76,9 @@ pub struct Device {
     /// What the device's interfaces hold, each with when the device first claimed it; loopback is left out.
     #[serde(default)]
     pub addresses: BTreeMap<IpAddr, Timestamp>,
+    /// When it got its identity.
+    #[serde(default)]
+    pub enrolled_at: Option<Timestamp>,
 }
 
 impl World {

@@ -23,6 +23,7 @@ impl Fleet {
                     tags: record.tags.clone(),
                     trust: record.trust,
                     addresses: record.standing.addresses.clone(),
+                    enrolled_at: Some(record.enrolled_at),
                 };
                 (id.clone(), device)
             })

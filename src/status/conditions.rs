@@ -96,14 +96,3 @@ pub fn list(
     };
     findings.into_iter().map(condition).collect()
 }
-
-/// Names a few of many: `dev_a, dev_b and 7 more`.
-pub fn a_few<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
-    const NAMED: usize = 3;
-    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
-    let named = items[..items.len().min(NAMED)].join(", ");
-    match items.len().saturating_sub(NAMED) {
-        0 => named,
-        more => format!("{named} and {more} more"),
-    }
-}

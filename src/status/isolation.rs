@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::conditions::{Finding, a_few, list, of_acceptance, ready};
+use super::conditions::{Finding, list, of_acceptance, ready};
 use super::{Points, count, source};
 use crate::api::conditions::{ACCEPTED, ENFORCED, PROGRAMMED, READY, STALLED};
 use crate::api::isolation::{PeerCoverage, SelfState};
@@ -11,6 +11,7 @@ use crate::domain::applied::Applied;
 use crate::domain::enforcement::{Source, SourceKind};
 use crate::domain::names::ObjectKey;
 use crate::domain::verdict::{Acceptance, IsolationVerdict};
+use crate::domain::words::a_few;
 
 pub fn isolation(
     key: &ObjectKey,

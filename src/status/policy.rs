@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::conditions::{Finding, a_few, list, of_acceptance, ready};
+use super::conditions::{Finding, list, of_acceptance, ready};
 use super::{Points, count, source};
 use crate::api::PolicyStatus;
 use crate::api::conditions::{ACCEPTED, ENFORCED, PROGRAMMED, READY, STALLED};
@@ -11,6 +11,7 @@ use crate::domain::applied::Applied;
 use crate::domain::enforcement::SourceKind;
 use crate::domain::names::ObjectKey;
 use crate::domain::verdict::{Acceptance, PolicyVerdict};
+use crate::domain::words::a_few;
 
 pub fn policy(
     key: &ObjectKey,

@@ -1,11 +1,11 @@
 //! Scopes: whom the agent acts as, what it may act on now, and which fixed role it is bound to.
 
-use std::collections::BTreeSet;
-
-use super::{Draft, expired_words};
+use super::selectors::{Chosen, Reach};
+use super::{Draft, expired_words, refused};
 use crate::api::{Access, ApiKeyScopeSpec, stamps};
 use crate::domain::enforcement::AccessGrant;
-use crate::domain::names::{DeviceId, ObjectKey};
+use crate::domain::names::ObjectKey;
+use crate::domain::tools;
 use crate::domain::verdict::{Acceptance, Reason, ScopeVerdict};
 use crate::domain::world::Resource;
 
@@ -13,10 +13,9 @@ impl Draft<'_> {
     pub(super) fn access(&mut self) {
         for (key, scope) in &self.world.scopes {
             let verdict = self.judge_scope(key, scope);
-            let active = verdict.acceptance == Acceptance::Accepted;
             let grant = AccessGrant {
                 service_account: stamps::agent_service_account(&key.namespace, &key.name),
-                role: active.then(|| role(&scope.spec)),
+                role: verdict.role,
             };
             self.compiled.enforcement.access.insert(key.clone(), grant);
             self.compiled.verdicts.scopes.insert(key.clone(), verdict);
@@ -25,77 +24,91 @@ impl Draft<'_> {
 
     fn judge_scope(&mut self, key: &ObjectKey, scope: &Resource<ApiKeyScopeSpec>) -> ScopeVerdict {
         let spec = &scope.spec;
-        let acceptance = if spec.disabled {
-            Acceptance::Waiting {
-                reason: Reason::Disabled,
-                message: "disabled: true; every key of it is refused".into(),
-            }
-        } else if self.expired(spec.expires_at) {
-            expired_words()
-        } else {
-            Acceptance::Accepted
-        };
-        let targets = spec
-            .targets
-            .as_ref()
-            .and_then(|targets| targets.devices.as_ref());
-        let all_devices = targets.is_some_and(|targets| targets.all);
-        ScopeVerdict {
+        let chosen = self.targets(key, spec);
+        let targets = spec.targets.as_ref();
+        let targets = targets.and_then(|targets| targets.devices.as_ref());
+        let mut verdict = ScopeVerdict {
             uid: scope.uid.clone(),
             generation: scope.generation,
-            acceptance,
             agent: stamps::agent_user(&key.namespace, &key.name),
-            devices: self.targets(key, spec),
-            all_devices,
+            acceptance: self.accept_scope(key, spec, &chosen),
+            ..ScopeVerdict::default()
+        };
+        if verdict.acceptance == Acceptance::Accepted {
+            verdict.devices = chosen.devices;
+            verdict.unknown = chosen.unknown;
+            verdict.all_devices = targets.is_some_and(|targets| targets.all);
+            verdict.role = Some(role(spec));
+            let tools = tools::offered(spec.access, &spec.tools);
+            verdict.tools = tools.into_iter().map(str::to_owned).collect();
         }
+        verdict
+    }
+
+    fn accept_scope(
+        &mut self,
+        key: &ObjectKey,
+        spec: &ApiKeyScopeSpec,
+        chosen: &Chosen,
+    ) -> Acceptance {
+        if spec.disabled {
+            return Acceptance::Waiting {
+                reason: Reason::Disabled,
+                message: "disabled: true; every key of it is refused".into(),
+            };
+        }
+        if self.expired(spec.expires_at) {
+            return expired_words();
+        }
+        if let Some(id) = chosen.foreign.first() {
+            return refused(
+                Reason::OtherTenant,
+                format!(
+                    "{id} is not a device of namespace {}: an agent acts in its scope's own namespace alone",
+                    key.namespace
+                ),
+            );
+        }
+        // A word for a tool that is none would let an agent do what a person was to approve.
+        let approval = spec.approval.iter().flat_map(|approval| &approval.tools);
+        let mut named = spec.tools.iter().chain(approval);
+        if let Some(unknown) = named.find(|name| tools::needed(name).is_none()) {
+            return refused(
+                Reason::NotSupported,
+                format!(
+                    "{unknown} is no tool of this version: the tools are {}",
+                    tools::names().join(", ")
+                ),
+            );
+        }
+        Acceptance::Accepted
     }
 
     /// Devices of the scope's own namespace, also for a scope of the system namespace: the role is bound
     /// there and nowhere else.
-    fn targets(&self, key: &ObjectKey, spec: &ApiKeyScopeSpec) -> BTreeSet<DeviceId> {
-        let Some(targets) = spec
-            .targets
-            .as_ref()
-            .and_then(|targets| targets.devices.as_ref())
-        else {
-            return BTreeSet::new();
+    fn targets(&self, key: &ObjectKey, spec: &ApiKeyScopeSpec) -> Chosen {
+        let targets = spec.targets.as_ref();
+        let Some(targets) = targets.and_then(|targets| targets.devices.as_ref()) else {
+            return Chosen::default();
         };
-        let devices = self.world.devices.iter();
-        let chosen = devices.filter(|(id, device)| {
-            let named = targets.ids.iter().any(|named| named == id.as_str());
-            let tagged = !targets.tags.is_empty()
-                && targets
-                    .tags
-                    .iter()
-                    .all(|(tag, value)| device.tags.get(tag) == Some(value));
-            device.tenant == key.namespace && (targets.all || named || tagged)
-        });
-        chosen.map(|(id, _)| id.clone()).collect()
+        let reach = Reach::tenant(&key.namespace);
+        let mut chosen = self.named(reach, &targets.ids);
+        let tagged = self.tagged(reach, &targets.tags, &[]);
+        chosen.devices.extend(tagged);
+        if targets.all {
+            chosen.devices.extend(self.all_devices(reach));
+        }
+        chosen
     }
 }
-
-/// Tools that act, by the role they need; every other tool reads.
-const ACTIONS: [&str; 6] = [
-    "isolate_device",
-    "release_device",
-    "block_destination",
-    "unblock_destination",
-    "create_policy",
-    "disable_policy",
-];
 
 /// `Custom` gets the least role that its tools can work with.
 fn role(spec: &ApiKeyScopeSpec) -> Access {
     match spec.access {
-        Access::Custom
-            if spec
-                .tools
-                .iter()
-                .any(|tool| ACTIONS.contains(&tool.as_str())) =>
-        {
-            Access::Contain
+        Access::Custom => {
+            let needed = spec.tools.iter().filter_map(|tool| tools::needed(tool));
+            needed.max().unwrap_or(Access::Investigate)
         }
-        Access::Custom => Access::Investigate,
         access => access,
     }
 }

@@ -2,32 +2,25 @@
 //! addresses. An Isolation of the system namespace is kept by the devices of all tenants.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use ipnet::IpNet;
-
+use super::management::{intersection, management, path};
 use super::{Draft, expired_words, refused};
-use crate::api::{IsolationSpec, ManagementPath};
-use crate::domain::compile::rules::ports;
-use crate::domain::enforcement::{
-    ManagementRule, Ports, QuarantinePath, SelfIsolation, Source, SourceKind,
-};
+use crate::api::{IsolationSpec, Target};
+use crate::domain::enforcement::{ManagementRule, SelfIsolation, Source, SourceKind};
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::{Acceptance, IsolationVerdict, Reason};
 use crate::domain::world::Resource;
 
-/// The Isolations in force on one device.
-#[derive(Default)]
-struct OnDevice {
-    sources: BTreeSet<Source>,
-    /// What all of them allow; none before the first.
-    management: Option<BTreeSet<ManagementRule>>,
-    /// Kept by the devices of every tenant.
-    everywhere: bool,
-    keys: BTreeSet<ObjectKey>,
+/// An Isolation in force on a device.
+struct InForce<'w> {
+    key: &'w ObjectKey,
+    source: Source,
+    management: BTreeSet<ManagementRule>,
+    /// The devices that drop the target's addresses for it.
+    peers: BTreeSet<DeviceId>,
 }
 
-impl Draft<'_> {
+impl<'w> Draft<'w> {
     pub(super) fn isolations(&mut self) {
         let world = self.world;
         let listed = world
@@ -38,12 +31,19 @@ impl Draft<'_> {
             .held
             .values()
             .map(|held| (&held.key, &held.isolation, true));
-        let mut on_devices: BTreeMap<DeviceId, OnDevice> = BTreeMap::new();
+        let mut on_devices: BTreeMap<DeviceId, Vec<InForce<'w>>> = BTreeMap::new();
         for (key, isolation, held) in listed.chain(held) {
-            let verdict = self.judge_isolation(key, isolation, held);
+            let mut verdict = self.judge_isolation(key, isolation, held);
             if let (Acceptance::Accepted, Some(device)) = (&verdict.acceptance, &verdict.device) {
+                verdict.peers = self.all_devices(self.reach(&key.namespace));
+                verdict.peers.remove(device);
                 let on_device = on_devices.entry(device.clone()).or_default();
-                on_device.add(key, isolation, self.is_system(&key.namespace));
+                on_device.push(InForce {
+                    key,
+                    source: source(key, isolation),
+                    management: management(&isolation.spec.management),
+                    peers: verdict.peers.clone(),
+                });
             }
             // A new Isolation that took the name of one that is held speaks for the name.
             let verdicts = &mut self.compiled.verdicts.isolations;
@@ -51,8 +51,8 @@ impl Draft<'_> {
                 verdicts.insert(key.clone(), verdict);
             }
         }
-        for (device, on_device) in &on_devices {
-            self.isolate(device, on_device);
+        for (device, in_force) in &on_devices {
+            self.isolate(device, in_force);
         }
     }
 
@@ -72,173 +72,111 @@ impl Draft<'_> {
         };
         if self.expired(isolation.spec.expires_at) {
             verdict.acceptance = expired_words();
-            return verdict;
-        }
-        let Some(device) = &target.device else {
-            verdict.not_enforceable = Some(not_enforceable(target).into());
-            return verdict;
-        };
-        let id = match device.parse::<DeviceId>() {
-            Ok(id) => id,
-            Err(error) => {
-                verdict.acceptance = refused(Reason::Malformed, error.to_string());
-                return verdict;
+        } else if let Some(device) = &target.device {
+            match self.target(key, device) {
+                Ok(id) => {
+                    let everywhere = self.is_system(&key.namespace);
+                    verdict.address_notes = self.addresses.notes(&id, everywhere);
+                    verdict.device = Some(id);
+                }
+                Err(acceptance) => verdict.acceptance = acceptance,
             }
-        };
+        } else if target.node.is_some() && !self.is_system(&key.namespace) {
+            verdict.acceptance = refused(
+                Reason::OtherTenant,
+                format!(
+                    "a node belongs to every tenant: create the Isolation in namespace {}",
+                    self.world.settings.system_namespace
+                ),
+            );
+        } else if let Some(why) = not_enforceable(target) {
+            verdict.not_enforceable = Some(why.into());
+        } else {
+            verdict.acceptance = refused(
+                Reason::Malformed,
+                "target names nothing: give device, workload, user or node",
+            );
+        }
+        verdict
+    }
+
+    /// The device that is isolated, or why none is.
+    fn target(&self, key: &ObjectKey, device: &str) -> Result<DeviceId, Acceptance> {
+        let id = device
+            .parse::<DeviceId>()
+            .map_err(|error| refused(Reason::Malformed, error.to_string()))?;
         let Some(enrolled) = self.world.devices.get(&id) else {
-            verdict.acceptance = Acceptance::Waiting {
+            return Err(Acceptance::Waiting {
                 reason: Reason::UnknownTarget,
                 message: format!("no device {id} is enrolled; it is isolated when it enrols"),
-            };
-            return verdict;
+            });
         };
         if !self.is_system(&key.namespace) && enrolled.tenant != key.namespace {
-            verdict.acceptance = refused(
+            return Err(refused(
                 Reason::OtherTenant,
                 format!(
                     "{id} is not a device of namespace {}: create the Isolation in the device's own namespace",
                     key.namespace
                 ),
-            );
-            return verdict;
+            ));
         }
-        let addresses = self.addresses.of_device(&id);
-        if let Some(what) = self.protected(&addresses) {
-            verdict.acceptance = refused(
+        match self.addresses.protected(&id) {
+            Some(what) => Err(refused(
                 Reason::WouldCutOperator,
-                format!("isolating {id} would cut what keeps the rest safe: {what}"),
-            );
-            return verdict;
+                format!(
+                    "isolating {id} would cut what the rest depends on: {what}; cut the device off at its network instead"
+                ),
+            )),
+            None => Ok(id),
         }
-        verdict.address_notes = self.addresses.notes(&id);
-        verdict.device = Some(id);
-        verdict
     }
 
-    fn isolate(&mut self, target: &DeviceId, on_device: &OnDevice) {
-        let addresses = self.addresses.of_device(target);
-        let management = on_device.management.clone().unwrap_or_default();
-        let peers = self.peers(target, on_device.everywhere);
-        for peer in &peers {
-            let own = self.addresses.of_device(peer);
-            let state = self.state(peer);
-            state.quarantined.extend(&addresses);
-            state.sources.extend(on_device.sources.iter().cloned());
-            let paths = management
-                .iter()
-                .filter_map(|rule| path(rule, &own, &addresses));
-            state.quarantine_paths.extend(paths);
+    fn isolate(&mut self, target: &DeviceId, in_force: &[InForce<'_>]) {
+        let mut all = in_force
+            .iter()
+            .map(|isolation| isolation.management.clone());
+        let first = all.next().unwrap_or_default();
+        let management = all.fold(first, |so_far, next| intersection(&so_far, &next));
+        for isolation in in_force {
+            for peer in &isolation.peers {
+                let dropped = self.addresses.dropped_by(peer, target);
+                let own = self.addresses.of_device(peer);
+                let paths = management
+                    .iter()
+                    .filter_map(|rule| path(rule, &own, &dropped));
+                let state = self.compiled.state(peer);
+                state.quarantine_paths.extend(paths);
+                state.quarantined.extend(dropped);
+                state.sources.insert(isolation.source.clone());
+            }
         }
-        let state = self.state(target);
+        let state = self.compiled.state(target);
         state.isolation = Some(SelfIsolation { management });
-        state.sources.extend(on_device.sources.iter().cloned());
-        for key in &on_device.keys {
-            if let Some(verdict) = self.compiled.verdicts.isolations.get_mut(key) {
-                verdict.peers = peers.clone();
-                let others = on_device.keys.iter().filter(|other| *other != key);
+        let sources = in_force.iter().map(|isolation| isolation.source.clone());
+        state.sources.extend(sources);
+        for isolation in in_force {
+            if let Some(verdict) = self.compiled.verdicts.isolations.get_mut(isolation.key)
+                && verdict.uid == isolation.source.uid
+            {
+                let others = in_force.iter().map(|other| other.key);
+                let others = others.filter(|other| *other != isolation.key);
                 verdict.also_isolated_by = others.cloned().collect();
             }
         }
     }
+}
 
-    fn peers(&self, target: &DeviceId, everywhere: bool) -> BTreeSet<DeviceId> {
-        let tenant = &self.world.devices[target].tenant;
-        let devices = self.world.devices.iter();
-        let peers = devices
-            .filter(|(id, device)| *id != target && (everywhere || device.tenant == *tenant));
-        peers.map(|(id, _)| id.clone()).collect()
+fn source(key: &ObjectKey, isolation: &Resource<IsolationSpec>) -> Source {
+    Source {
+        kind: SourceKind::Isolation,
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        uid: isolation.uid.clone(),
+        generation: isolation.generation,
     }
 }
 
-impl OnDevice {
-    fn add(&mut self, key: &ObjectKey, isolation: &Resource<IsolationSpec>, system: bool) {
-        let management: BTreeSet<ManagementRule> =
-            isolation.spec.management.iter().filter_map(rule).collect();
-        self.management = Some(match self.management.take() {
-            None => management,
-            Some(so_far) => intersection(&so_far, &management),
-        });
-        self.everywhere |= system;
-        self.keys.insert(key.clone());
-        self.sources.insert(Source {
-            kind: SourceKind::Isolation,
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
-            uid: isolation.uid.clone(),
-            generation: isolation.generation,
-        });
-    }
-}
-
-/// The schema refuses anything that is no network; what slipped past it allows nothing.
-fn rule(path: &ManagementPath) -> Option<ManagementRule> {
-    Some(ManagementRule {
-        network: path.cidr.parse::<IpNet>().ok()?.trunc(),
-        ports: ports(&path.ports),
-    })
-}
-
-/// The peer's side of a management path, for a peer that holds an address of its network.
-fn path(
-    rule: &ManagementRule,
-    own: &BTreeSet<IpAddr>,
-    target: &BTreeSet<IpAddr>,
-) -> Option<QuarantinePath> {
-    let of_family = |address: &&IpAddr| address.is_ipv4() == rule.network.addr().is_ipv4();
-    let to: BTreeSet<IpAddr> = target.iter().filter(of_family).copied().collect();
-    let holds = own.iter().any(|address| rule.network.contains(address));
-    (holds && !to.is_empty()).then(|| QuarantinePath {
-        from: rule.network,
-        to,
-        ports: rule.ports.clone(),
-    })
-}
-
-/// What both allow.
-fn intersection(
-    a: &BTreeSet<ManagementRule>,
-    b: &BTreeSet<ManagementRule>,
-) -> BTreeSet<ManagementRule> {
-    let mut both = BTreeSet::new();
-    for one in a {
-        for other in b {
-            let network = if one.network.contains(&other.network) {
-                other.network
-            } else if other.network.contains(&one.network) {
-                one.network
-            } else {
-                continue;
-            };
-            let Some(ports) = common_ports(&one.ports, &other.ports) else {
-                continue;
-            };
-            both.insert(ManagementRule { network, ports });
-        }
-    }
-    both
-}
-
-/// None when they have no port in common; an empty set is every port.
-fn common_ports(a: &BTreeSet<Ports>, b: &BTreeSet<Ports>) -> Option<BTreeSet<Ports>> {
-    if a.is_empty() || b.is_empty() {
-        return Some(a.union(b).copied().collect());
-    }
-    let pairs = a
-        .iter()
-        .flat_map(|one| b.iter().map(move |other| (one, other)));
-    let common: BTreeSet<Ports> = pairs
-        .filter(|(one, other)| one.protocol == other.protocol)
-        .map(|(one, other)| Ports {
-            protocol: one.protocol,
-            first: one.first.max(other.first),
-            last: one.last.min(other.last),
-        })
-        .filter(|ports| ports.first <= ports.last)
-        .collect();
-    (!common.is_empty()).then_some(common)
-}
-
-fn summary(target: &crate::api::Target) -> String {
+fn summary(target: &Target) -> String {
     if let Some(device) = &target.device {
         return format!("device/{device}");
     }
@@ -252,12 +190,21 @@ fn summary(target: &crate::api::Target) -> String {
     format!("workload/{}", pod.unwrap_or("(selected)"))
 }
 
-fn not_enforceable(target: &crate::api::Target) -> &'static str {
+/// Why nothing enforces what is no device; none for what is nothing at all.
+fn not_enforceable(target: &Target) -> Option<&'static str> {
     if target.user.is_some() {
-        "no agent of this version drops the traffic of a user's accounts, and nothing refuses the user's keys: disable the account where it signs in"
+        Some(
+            "no agent of this version drops the traffic of a user's accounts, and nothing refuses the user's keys: disable the account where it signs in",
+        )
     } else if target.node.is_some() {
-        "no agent runs on the cluster's nodes: cordon and drain the node, and cut it off at its network"
+        Some(
+            "no agent runs on the cluster's nodes: cordon and drain the node, and cut it off at its network",
+        )
+    } else if target.workload.is_some() {
+        Some(
+            "no agent runs on the pods' nodes: a NetworkPolicy can only allow, so it can't cut a pod off that another one allows for",
+        )
     } else {
-        "no agent runs on the pods' nodes: a NetworkPolicy can only allow, so it can't cut a pod off that another one allows for"
+        None
     }
 }

@@ -1,21 +1,27 @@
 //! Facts and a time in, everything that has to be in force out. Pure: the same World and time give the
 //! same answer on every replica and at every start.
+//!
+//! `isolations`, `policies` and `access` each judge their kind and write what follows from it; the rest are
+//! the rules they share. A resource that is not accepted has no effect and a verdict that says why.
 
 mod access;
 mod addresses;
 mod isolations;
+mod management;
 mod netpol;
+mod order;
 mod policies;
+mod ports;
+mod protected;
 mod rules;
 mod selectors;
 mod waves;
-
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+mod width;
 
 use jiff::Timestamp;
 
 use super::enforcement::{DeviceState, Enforcement};
+use super::names::DeviceId;
 use super::verdict::{Acceptance, Reason, Verdicts};
 use super::world::World;
 use addresses::Addresses;
@@ -33,7 +39,7 @@ pub struct Compiled {
 struct Draft<'w> {
     world: &'w World,
     now: Timestamp,
-    addresses: Addresses,
+    addresses: Addresses<'w>,
     compiled: Compiled,
 }
 
@@ -45,16 +51,20 @@ pub fn compile(world: &World, now: Timestamp) -> Compiled {
         compiled: Compiled::default(),
     };
     for id in world.devices.keys() {
-        let state = DeviceState {
-            operator: world.settings.operator.clone(),
-            ..DeviceState::default()
-        };
-        draft.compiled.enforcement.devices.insert(id.clone(), state);
+        let state = draft.compiled.state(id);
+        state.operator = world.settings.operator.clone();
     }
     draft.isolations();
     draft.policies();
     draft.access();
     draft.compiled
+}
+
+impl Compiled {
+    fn state(&mut self, device: &DeviceId) -> &mut DeviceState {
+        let devices = &mut self.enforcement.devices;
+        devices.entry(device.clone()).or_default()
+    }
 }
 
 impl Draft<'_> {
@@ -69,25 +79,6 @@ impl Draft<'_> {
         let wake_at = self.compiled.wake_at.get_or_insert(until);
         *wake_at = (*wake_at).min(until);
         false
-    }
-
-    fn is_system(&self, namespace: &str) -> bool {
-        namespace == self.world.settings.system_namespace
-    }
-
-    /// What no rule may cut and these addresses hold: the operator, or something named as protected.
-    fn protected(&self, addresses: &BTreeSet<IpAddr>) -> Option<String> {
-        let settings = &self.world.settings;
-        for address in addresses {
-            if settings.operator.iter().any(|at| at.ip() == *address) {
-                return Some(format!("{address} is the operator"));
-            }
-            let protected = settings.protected.iter();
-            if let Some(found) = protected.into_iter().find(|p| p.network.contains(address)) {
-                return Some(format!("{address} is {}", found.what));
-            }
-        }
-        None
     }
 }
 

@@ -1,4 +1,9 @@
 //! The portable part of a Policy for workloads: what a NetworkPolicy can carry, and in words what it can't.
+//!
+//! A NetworkPolicy only allows, and what it does not allow is denied in the directions that it names. So it
+//! carries Allow rules of the directions whose default is Deny. It never allows what the Policy denies: the
+//! networks of a Deny are left out of what it allows, though another NetworkPolicy may still allow them,
+//! which is why the Deny is reported all the same.
 
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{
@@ -8,139 +13,178 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Draft;
+use super::order::written;
 use crate::api::policy::DefaultAction;
-use crate::api::{Action, Direction, Mode, PolicyRule, PolicySpec, Protocol, WorkloadSelector};
+use crate::api::{Action, Direction, Mode, PolicySpec, Protocol};
 use crate::domain::enforcement::{PeerSet, Ports, Rule};
 use crate::domain::names::ObjectKey;
 use crate::domain::verdict::PolicyVerdict;
+
+/// The longest name that Kubernetes takes.
+const LONGEST_NAME: usize = 253;
 
 impl Draft<'_> {
     pub(super) fn portable(
         &mut self,
         key: &ObjectKey,
         spec: &PolicySpec,
-        selector: &WorkloadSelector,
+        rules: &[Rule],
         verdict: &mut PolicyVerdict,
     ) {
-        let denied = |direction| {
-            let default = spec.default.unwrap_or_default();
-            let default = match direction {
-                Direction::Egress => default.egress,
-                Direction::Ingress => default.ingress,
-            };
-            default == Some(DefaultAction::Deny)
-        };
-        let mut carried = Vec::new();
-        for rule in &spec.rules {
-            match obstacle(rule, spec.mode, denied(rule.direction)) {
-                Some(words) => verdict
-                    .not_enforceable
-                    .push(format!("rule {}: {words}", rule.name)),
-                None => carried.push(self.rule(key, rule)),
-            }
-        }
-        if spec.mode == Mode::Observe {
-            let words =
-                "mode Observe for workloads needs an agent on their nodes, and there is none";
-            verdict.not_enforceable = vec![words.into()];
+        if let Some(words) = obstacle(key, spec) {
+            verdict.not_enforceable.push(words.into());
             return;
         }
-        let directions = [Direction::Egress, Direction::Ingress];
-        let types: Vec<String> = directions
-            .into_iter()
-            .filter(|direction| denied(*direction))
-            .map(|direction| format!("{direction:?}"))
-            .collect();
-        if types.is_empty() {
-            return;
+        for (rule, resolved) in spec.rules.iter().zip(rules) {
+            let words = rule_obstacle(resolved, denied(spec, rule.direction));
+            let words = words.map(|words| format!("rule {}: {words}", rule.name));
+            verdict.not_enforceable.extend(words);
         }
-        let of = |direction| {
-            carried
-                .iter()
-                .filter(move |rule| rule.direction == direction)
-        };
-        let policy = NetworkPolicySpec {
-            pod_selector: Some(selector.pod_selector.clone()),
-            policy_types: Some(types),
-            egress: denied(Direction::Egress).then(|| of(Direction::Egress).map(egress).collect()),
-            ingress: denied(Direction::Ingress)
-                .then(|| of(Direction::Ingress).map(ingress).collect()),
-        };
-        let name = ObjectKey::new(&key.namespace, format!("seawall-{}", key.name));
+        let name = name_of(key);
+        let policy = network_policy(spec, rules);
         verdict.network_policy = Some(name.clone());
-        self.compiled
-            .enforcement
-            .network_policies
-            .insert(name, policy);
+        let policies = &mut self.compiled.enforcement.network_policies;
+        policies.insert(name, policy);
     }
 }
 
-/// What stands in the way of a rule, if anything does.
-fn obstacle(rule: &PolicyRule, mode: Mode, denied: bool) -> Option<&'static str> {
-    if mode == Mode::Observe {
-        return None;
+fn name_of(key: &ObjectKey) -> ObjectKey {
+    ObjectKey::new(&key.namespace, format!("seawall-{}", key.name))
+}
+
+fn denied(spec: &PolicySpec, direction: Direction) -> bool {
+    written(spec.default, direction) == Some(DefaultAction::Deny)
+}
+
+/// What stands in the way of the whole.
+fn obstacle(key: &ObjectKey, spec: &PolicySpec) -> Option<&'static str> {
+    if spec.mode == Mode::Observe {
+        return Some("mode Observe for workloads needs an agent on their nodes, and there is none");
     }
-    match rule.action {
-        Action::Deny => {
-            return Some(
-                "a NetworkPolicy can't deny: that needs an agent on the pods' nodes, and there is none",
-            );
-        }
-        Action::Audit => {
-            return Some("Audit for workloads needs an agent on their nodes, and there is none");
-        }
-        Action::Allow => {}
-    }
-    if !denied {
+    if !denied(spec, Direction::Egress) && !denied(spec, Direction::Ingress) {
         return Some(
-            "Allow means something to a NetworkPolicy only where default is Deny for the direction",
+            "for workloads, only a default of Deny with Allow rules can be carried by a NetworkPolicy; the rest needs an agent on the pods' nodes, and there is none",
         );
     }
-    let icmp = rule
-        .ports
-        .iter()
-        .any(|port| port.protocol == Protocol::Icmp);
-    icmp.then_some("a NetworkPolicy can't name ICMP")
+    (name_of(key).name.len() > LONGEST_NAME).then_some(
+        "the NetworkPolicy's name, seawall- and the policy's, would be longer than 253 characters: give the policy a shorter name",
+    )
 }
 
-fn egress(rule: &Rule) -> NetworkPolicyEgressRule {
-    NetworkPolicyEgressRule {
-        to: peers(&rule.peers),
-        ports: ports(rule),
+/// What stands in the way of one rule, or of a part of it.
+fn rule_obstacle(rule: &Rule, denied: bool) -> Option<&'static str> {
+    match rule.action {
+        Action::Deny => Some(
+            "a NetworkPolicy can't deny, so another one may allow this: that needs an agent on the pods' nodes, and there is none",
+        ),
+        Action::Audit => {
+            Some("Audit for workloads needs an agent on their nodes, and there is none")
+        }
+        Action::Allow if !denied => Some(
+            "Allow means something to a NetworkPolicy only where default is Deny for the direction",
+        ),
+        Action::Allow => {
+            let mut ports = rule.ports.iter();
+            ports
+                .any(|ports| ports.protocol == Protocol::Icmp)
+                .then_some("a NetworkPolicy can't name ICMP, so ICMP is not allowed")
+        }
     }
 }
 
-fn ingress(rule: &Rule) -> NetworkPolicyIngressRule {
-    NetworkPolicyIngressRule {
-        from: peers(&rule.peers),
-        ports: ports(rule),
+fn network_policy(spec: &PolicySpec, rules: &[Rule]) -> NetworkPolicySpec {
+    let directions = [Direction::Egress, Direction::Ingress];
+    let types = directions
+        .into_iter()
+        .filter(|direction| denied(spec, *direction))
+        .map(|direction| format!("{direction:?}"))
+        .collect();
+    let allowed = |direction| denied(spec, direction).then(|| allowed(rules, direction));
+    let selector = spec.subjects.workloads.as_ref();
+    NetworkPolicySpec {
+        pod_selector: selector.map(|selector| selector.pod_selector.clone()),
+        policy_types: Some(types),
+        egress: allowed(Direction::Egress).map(|allowed| {
+            let rules = allowed.into_iter();
+            let rule = |(to, ports)| NetworkPolicyEgressRule { to, ports };
+            rules.map(rule).collect()
+        }),
+        ingress: allowed(Direction::Ingress).map(|allowed| {
+            let rules = allowed.into_iter();
+            let rule = |(from, ports)| NetworkPolicyIngressRule { from, ports };
+            rules.map(rule).collect()
+        }),
     }
 }
 
-/// Absent peers are everybody to a NetworkPolicy, so nobody has to be written out.
-fn peers(peers: &PeerSet) -> Option<Vec<NetworkPolicyPeer>> {
-    let PeerSet::Networks(networks) = peers else {
-        return None;
+/// Absent, both are everything.
+type Entry = (
+    Option<Vec<NetworkPolicyPeer>>,
+    Option<Vec<NetworkPolicyPort>>,
+);
+
+/// What the Policy allows of a direction. A rule of which nothing is left has no entry: an empty one would
+/// allow everything.
+fn allowed(rules: &[Rule], direction: Direction) -> Vec<Entry> {
+    let of_direction = |action| {
+        rules
+            .iter()
+            .filter(move |rule| rule.direction == direction && rule.action == action)
     };
-    let block = |network: String| NetworkPolicyPeer {
+    let denials: Vec<&PeerSet> = of_direction(Action::Deny)
+        .filter(|rule| rule.ports.is_empty())
+        .map(|rule| &rule.peers)
+        .collect();
+    of_direction(Action::Allow)
+        .filter_map(|rule| {
+            let peers = peers(&rule.peers, &denials)?;
+            Some((peers, ports(rule)?))
+        })
+        .collect()
+}
+
+/// The peers without those denied at every port; `None` when nobody is left. Everybody stays everybody, for
+/// a block of all addresses means something else to some network plugins.
+fn peers(peers: &PeerSet, denials: &[&PeerSet]) -> Option<Option<Vec<NetworkPolicyPeer>>> {
+    let mut denied: Vec<IpNet> = Vec::new();
+    for denial in denials {
+        match denial {
+            PeerSet::Any => return None,
+            PeerSet::Networks(networks) => denied.extend(networks),
+        }
+    }
+    let PeerSet::Networks(networks) = peers else {
+        return Some(None);
+    };
+    let denied = IpNet::aggregate(&denied);
+    let left = networks
+        .iter()
+        .filter(|network| !denied.iter().any(|denied| denied.contains(*network)));
+    let blocks: Vec<NetworkPolicyPeer> = left.map(|network| block(network, &denied)).collect();
+    (!blocks.is_empty()).then_some(Some(blocks))
+}
+
+fn block(network: &IpNet, denied: &[IpNet]) -> NetworkPolicyPeer {
+    let inside = denied.iter().filter(|denied| network.contains(*denied));
+    let except: Vec<String> = inside.map(IpNet::to_string).collect();
+    NetworkPolicyPeer {
         ip_block: Some(IPBlock {
-            cidr: network,
-            except: None,
+            cidr: network.to_string(),
+            except: (!except.is_empty()).then_some(except),
         }),
         ..NetworkPolicyPeer::default()
-    };
-    if networks.is_empty() {
-        // An address that no packet has: matches nobody.
-        return Some(vec![block("255.255.255.255/32".into())]);
     }
-    Some(networks.iter().map(IpNet::to_string).map(block).collect())
 }
 
-fn ports(rule: &Rule) -> Option<Vec<NetworkPolicyPort>> {
+/// `None` when the rule's only ports are some that a NetworkPolicy can't name.
+fn ports(rule: &Rule) -> Option<Option<Vec<NetworkPolicyPort>>> {
     if rule.ports.is_empty() {
-        return None;
+        return Some(None);
     }
-    Some(rule.ports.iter().map(port).collect())
+    let ports = rule.ports.iter();
+    let named = ports.filter(|ports| ports.protocol != Protocol::Icmp);
+    let named: Vec<NetworkPolicyPort> = named.map(port).collect();
+    (!named.is_empty()).then_some(Some(named))
 }
 
 fn port(ports: &Ports) -> NetworkPolicyPort {

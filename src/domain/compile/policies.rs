@@ -1,203 +1,196 @@
-//! Policies: the rules of all of them, in one order for each device. The system namespace's come before the
-//! tenant's; within a tier the lower priority, then Deny before Allow, then namespace and name, then the
-//! order in which they are written.
+//! Policies: which of them are in force and on which devices, and from there the state of each device. The
+//! system namespace's come before the tenant's; `order` has the rest of the order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use ipnet::IpNet;
-
-use super::{Draft, expired_words, refused, rules};
-use crate::api::policy::{DefaultAction, Defaults as SpecDefaults};
-use crate::api::{Action, Mode, PolicySpec};
-use crate::domain::enforcement::{
-    DefaultRule, Defaults, DeviceState, ObservedRule, Rule, Source, SourceKind,
-};
+use super::order::{in_order, settle};
+use super::rules::Resolved;
+use super::selectors::Chosen;
+use super::{Draft, expired_words, refused};
+use crate::api::policy::Defaults as WrittenDefaults;
+use crate::api::{Mode, PolicySpec};
+use crate::domain::enforcement::{ObservedRule, Rule, Source, SourceKind};
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::{Acceptance, PolicyVerdict, Reason};
+use crate::domain::words::a_few;
 use crate::domain::world::Resource;
 
-/// Of an agent's Deny: a network of fewer bits than these is refused.
-const WIDEST_V4: u8 = 8;
-const WIDEST_V6: u8 = 16;
-
-/// What decides which rule comes first.
-type Order<'w> = (u8, i32, u8, &'w ObjectKey, usize);
-
-/// What one device gets from all policies.
-#[derive(Default)]
-struct OnDevice<'w> {
-    rules: BTreeMap<Order<'w>, (Rule, bool)>,
-    defaults: Vec<(&'w ObjectKey, &'w SpecDefaults, bool)>,
-    sources: BTreeSet<Source>,
-    observing: bool,
+/// An accepted Policy, resolved.
+pub struct InForce<'w> {
+    pub key: &'w ObjectKey,
+    /// 0 for the system namespace, 1 for a tenant.
+    pub tier: u8,
+    pub priority: i32,
+    pub observing: bool,
+    pub rules: Vec<Rule>,
+    pub default: Option<WrittenDefaults>,
+    devices: BTreeSet<DeviceId>,
+    source: Source,
 }
 
 impl<'w> Draft<'w> {
     pub(super) fn policies(&mut self) {
         let world = self.world;
-        let mut on_devices: BTreeMap<DeviceId, OnDevice<'w>> = BTreeMap::new();
+        let mut in_force = Vec::new();
         for (key, policy) in &world.policies {
-            let mut verdict = self.judge_policy(key, policy);
-            if verdict.acceptance == Acceptance::Accepted {
-                verdict.devices = self.subjects(key, &policy.spec);
-                for device in &verdict.devices {
-                    self.add(key, policy, on_devices.entry(device.clone()).or_default());
+            let mut verdict = PolicyVerdict {
+                uid: policy.uid.clone(),
+                generation: policy.generation,
+                observing: policy.spec.mode == Mode::Observe,
+                ..PolicyVerdict::default()
+            };
+            match self.judge_policy(key, policy, &mut verdict) {
+                Ok(rules) => {
+                    if policy.spec.subjects.workloads.is_some() {
+                        self.portable(key, &policy.spec, &rules, &mut verdict);
+                    }
+                    in_force.push(self.in_force(key, policy, rules, verdict.devices.clone()));
                 }
-                if let Some(selector) = &policy.spec.subjects.workloads {
-                    self.portable(key, &policy.spec, selector, &mut verdict);
-                }
+                Err(acceptance) => verdict.acceptance = acceptance,
             }
             self.compiled.verdicts.policies.insert(key.clone(), verdict);
         }
-        for (device, on_device) in on_devices {
-            on_device.write(self.state(&device));
-        }
+        self.place_on_devices(in_force);
     }
 
-    pub(super) fn state(&mut self, device: &DeviceId) -> &mut DeviceState {
-        let devices = &mut self.compiled.enforcement.devices;
-        devices.entry(device.clone()).or_default()
-    }
-
-    fn judge_policy(&mut self, key: &ObjectKey, policy: &Resource<PolicySpec>) -> PolicyVerdict {
+    /// The rules of a Policy that is accepted, its devices and unknown ids in the verdict; or why it has no
+    /// effect.
+    fn judge_policy(
+        &mut self,
+        key: &ObjectKey,
+        policy: &Resource<PolicySpec>,
+        verdict: &mut PolicyVerdict,
+    ) -> Result<Vec<Rule>, Acceptance> {
         let spec = &policy.spec;
-        let acceptance = if spec.disabled {
-            Acceptance::Waiting {
+        if spec.disabled {
+            return Err(Acceptance::Waiting {
                 reason: Reason::Disabled,
                 message: "disabled: true; it has no effect".into(),
-            }
-        } else if self.expired(spec.expires_at) {
-            expired_words()
-        } else if let Some(words) = not_supported(spec) {
-            refused(Reason::NotSupported, words)
-        } else if policy.written_by.is_some() {
-            self.judge_agents_policy(spec)
-        } else {
-            Acceptance::Accepted
-        };
-        tracing::trace!(policy = %key, ?acceptance);
-        PolicyVerdict {
-            uid: policy.uid.clone(),
-            generation: policy.generation,
-            acceptance,
-            observing: spec.mode == Mode::Observe,
-            ..PolicyVerdict::default()
+            });
         }
+        if self.expired(spec.expires_at) {
+            return Err(expired_words());
+        }
+        if let Some(words) = not_supported(spec) {
+            return Err(refused(Reason::NotSupported, words));
+        }
+        let malformed = |words| refused(Reason::Malformed, words);
+        let Resolved {
+            rules,
+            mut unknown,
+            foreign,
+        } = self.rules(key, &spec.rules).map_err(malformed)?;
+        let subjects = self.subjects(key, spec);
+        if let Some(id) = foreign.union(&subjects.foreign).next() {
+            return Err(refused(
+                Reason::OtherTenant,
+                format!(
+                    "{id} is not a device of namespace {}: name devices of this namespace, or write the Policy in namespace {}",
+                    key.namespace, self.world.settings.system_namespace
+                ),
+            ));
+        }
+        if policy.written_by.is_some() {
+            self.judge_agents_rules(key, spec)?;
+        }
+        if speaks_of_nobody(spec, &subjects) {
+            return Err(Acceptance::Waiting {
+                reason: Reason::UnknownTarget,
+                message: format!(
+                    "no device {} is enrolled; the policy takes effect when one is",
+                    a_few(&subjects.unknown)
+                ),
+            });
+        }
+        unknown.extend(subjects.unknown);
+        verdict.unknown = unknown;
+        verdict.devices = subjects.devices;
+        Ok(rules)
     }
 
-    /// What an agent may not block: too much at once, and what keeps the rest safe.
-    fn judge_agents_policy(&self, spec: &PolicySpec) -> Acceptance {
-        let denying = spec.rules.iter().filter(|rule| rule.action == Action::Deny);
-        for network in denying.flat_map(|rule| rules::networks(&rule.peers)) {
-            let widest = match network {
-                IpNet::V4(_) => WIDEST_V4,
-                IpNet::V6(_) => WIDEST_V6,
-            };
-            if network.prefix_len() < widest {
-                return refused(
-                    Reason::TooWide,
-                    format!(
-                        "an agent may block networks of /{widest} or narrower, not {network}: a person can write this Policy"
-                    ),
-                );
-            }
-            let settings = &self.world.settings;
-            let operator = settings
-                .operator
-                .iter()
-                .find(|at| network.contains(&at.ip()));
-            let protected = settings
-                .protected
-                .iter()
-                .find(|p| network.contains(&p.network) || p.network.contains(&network));
-            let what = operator
-                .map(|at| format!("the operator at {at}"))
-                .or_else(|| protected.map(|p| format!("{} at {}", p.what, p.network)));
-            if let Some(what) = what {
-                return refused(
-                    Reason::WouldCutOperator,
-                    format!("blocking {network} would cut {what}"),
-                );
-            }
-        }
-        Acceptance::Accepted
-    }
-
-    fn subjects(&self, key: &ObjectKey, spec: &PolicySpec) -> BTreeSet<DeviceId> {
-        if spec.subjects.all {
-            return self.all_devices(&key.namespace);
-        }
+    fn subjects(&self, key: &ObjectKey, spec: &PolicySpec) -> Chosen {
+        let reach = self.reach(&key.namespace);
         let selector = spec.subjects.devices.as_ref();
-        selector.map_or_else(BTreeSet::new, |selector| {
-            self.select(&key.namespace, selector)
-        })
+        let mut chosen = selector
+            .map(|selector| self.select(reach, selector))
+            .unwrap_or_default();
+        if spec.subjects.all {
+            chosen.devices.extend(self.all_devices(reach));
+        }
+        chosen
     }
 
-    fn add(&self, key: &'w ObjectKey, policy: &'w Resource<PolicySpec>, to: &mut OnDevice<'w>) {
-        let tier = u8::from(!self.is_system(&key.namespace));
-        let observing = policy.spec.mode == Mode::Observe;
-        for (position, rule) in policy.spec.rules.iter().enumerate() {
-            let rank = rules::rank(rule.action);
-            let order = (tier, policy.spec.priority, rank, key, position);
-            to.rules.insert(order, (self.rule(key, rule), observing));
+    fn in_force(
+        &self,
+        key: &'w ObjectKey,
+        policy: &'w Resource<PolicySpec>,
+        rules: Vec<Rule>,
+        devices: BTreeSet<DeviceId>,
+    ) -> InForce<'w> {
+        InForce {
+            key,
+            tier: u8::from(!self.is_system(&key.namespace)),
+            priority: policy.spec.priority,
+            observing: policy.spec.mode == Mode::Observe,
+            rules,
+            default: policy.spec.default,
+            devices,
+            source: Source {
+                kind: SourceKind::Policy,
+                namespace: key.namespace.clone(),
+                name: key.name.clone(),
+                uid: policy.uid.clone(),
+                generation: policy.generation,
+            },
         }
-        if let Some(default) = &policy.spec.default {
-            to.defaults.push((key, default, observing));
-        }
-        to.observing |= observing;
-        to.sources.insert(Source {
-            kind: SourceKind::Policy,
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
-            uid: policy.uid.clone(),
-            generation: policy.generation,
-        });
     }
-}
 
-impl OnDevice<'_> {
-    fn write(self, state: &mut DeviceState) {
-        let enforced = self.defaults.iter().filter(|(_, _, observing)| !observing);
-        state.defaults = defaults(enforced);
-        if self.observing {
-            state.observed_defaults = defaults(self.defaults.iter());
-            state.observed_rules = self
-                .rules
-                .values()
-                .cloned()
-                .map(|(rule, observing)| ObservedRule { rule, observing })
-                .collect();
-        }
-        let rules = self.rules.into_values();
-        state.rules = rules
-            .filter(|(_, observing)| !observing)
-            .map(|(rule, _)| rule)
+    fn place_on_devices(&mut self, mut policies: Vec<InForce<'w>>) {
+        policies.sort_by_key(|policy| (policy.tier, policy.priority, policy.key));
+        let observers = policies.iter().filter(|policy| policy.observing);
+        let observed: BTreeSet<DeviceId> = observers
+            .flat_map(|policy| policy.devices.iter().cloned())
             .collect();
-        state.sources.extend(self.sources);
+        for (policy, rule) in in_order(&policies) {
+            for device in &policy.devices {
+                let state = self.compiled.state(device);
+                if !policy.observing {
+                    state.rules.push(rule.clone());
+                }
+                if observed.contains(device) {
+                    state.observed_rules.push(ObservedRule {
+                        rule: rule.clone(),
+                        observing: policy.observing,
+                    });
+                }
+            }
+        }
+        for policy in &policies {
+            for device in &policy.devices {
+                let state = self.compiled.state(device);
+                state.sources.insert(policy.source.clone());
+                if !policy.observing {
+                    settle(&mut state.defaults, policy);
+                }
+                if observed.contains(device) {
+                    settle(&mut state.observed_defaults, policy);
+                }
+            }
+        }
     }
 }
 
-/// Per direction the one that counts: Deny wins, then one that enforces, then namespace and name.
-fn defaults<'a, 'w: 'a>(
-    given: impl Iterator<Item = &'a (&'w ObjectKey, &'w SpecDefaults, bool)> + Clone,
-) -> Defaults {
-    let of = |direction: fn(&SpecDefaults) -> Option<DefaultAction>| {
-        let given = given.clone();
-        let candidates = given.filter_map(|(key, default, observing)| {
-            let action = direction(default)?;
-            Some((action != DefaultAction::Deny, *observing, *key, action))
-        });
-        let first = candidates.min_by_key(|(allow, observing, key, _)| (*allow, *observing, *key));
-        first.map(|(_, observing, key, action)| DefaultRule {
-            id: key.to_string(),
-            action,
-            observing,
-        })
-    };
-    Defaults {
-        egress: of(|default| default.egress),
-        ingress: of(|default| default.ingress),
-    }
+/// Every subject is a device by id, and none of them is enrolled.
+fn speaks_of_nobody(spec: &PolicySpec, chosen: &Chosen) -> bool {
+    let by_id_alone = spec
+        .subjects
+        .devices
+        .as_ref()
+        .is_some_and(|selector| selector.tags.is_empty() && selector.trust_levels.is_empty());
+    by_id_alone
+        && !spec.subjects.all
+        && spec.subjects.workloads.is_none()
+        && chosen.devices.is_empty()
 }
 
 /// The first field that this version doesn't enforce. Leaving a part out would widen the rest.

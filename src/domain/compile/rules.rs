@@ -1,73 +1,75 @@
-//! One Policy's rules in the form that enforcement points take.
+//! One Policy's rules in the form that enforcement points take. Networks are written in their shortest
+//! form, so that the same peers always give the same state.
 
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
 use super::Draft;
-use crate::api::{Action, Peers, PolicyRule, PortRange, Protocol};
-use crate::domain::enforcement::{PeerSet, Ports, Rule};
-use crate::domain::names::ObjectKey;
+use super::ports::ports;
+use crate::api::{Peers, PolicyRule};
+use crate::domain::enforcement::{PeerSet, Rule};
+use crate::domain::names::{DeviceId, ObjectKey};
+
+/// The rules of a Policy, and the ids in them that stand for no enrolled device or for another tenant's.
+#[derive(Debug, Default)]
+pub struct Resolved {
+    pub rules: Vec<Rule>,
+    pub unknown: BTreeSet<String>,
+    pub foreign: BTreeSet<DeviceId>,
+}
 
 impl Draft<'_> {
-    pub(super) fn rule(&self, key: &ObjectKey, rule: &PolicyRule) -> Rule {
-        Rule {
-            id: format!("{key}/{}", rule.name),
-            direction: rule.direction,
-            action: rule.action,
-            peers: self.peer_set(&key.namespace, &rule.peers),
-            ports: ports(&rule.ports),
+    /// In the order in which they are written. What is no network or no port is named in the error.
+    pub(super) fn rules(&self, key: &ObjectKey, rules: &[PolicyRule]) -> Result<Resolved, String> {
+        let mut resolved = Resolved::default();
+        for rule in rules {
+            let of_rule = |error| format!("rule {}: {error}", rule.name);
+            let peers = self
+                .peers(key, &rule.peers, &mut resolved)
+                .map_err(of_rule)?;
+            resolved.rules.push(Rule {
+                id: format!("{key}/{}", rule.name),
+                direction: rule.direction,
+                action: rule.action,
+                peers,
+                ports: ports(&rule.ports).map_err(of_rule)?,
+            });
         }
+        Ok(resolved)
     }
 
-    fn peer_set(&self, namespace: &str, peers: &Peers) -> PeerSet {
+    fn peers(
+        &self,
+        key: &ObjectKey,
+        peers: &Peers,
+        resolved: &mut Resolved,
+    ) -> Result<PeerSet, String> {
         if peers.any {
-            return PeerSet::Any;
+            return Ok(PeerSet::Any);
         }
-        let mut networks = networks(peers);
+        let mut networks = networks(peers)?;
         if let Some(selector) = &peers.devices {
-            for device in self.select(namespace, selector) {
-                let addresses = self.addresses.of_device(&device);
+            let chosen = self.select(self.reach(&key.namespace), selector);
+            for device in &chosen.devices {
+                let addresses = self.addresses.of_device(device);
                 networks.extend(addresses.into_iter().map(IpNet::from));
             }
+            resolved.unknown.extend(chosen.unknown);
+            resolved.foreign.extend(chosen.foreign);
         }
-        PeerSet::Networks(networks)
+        let networks = IpNet::aggregate(&networks);
+        Ok(PeerSet::Networks(networks.into_iter().collect()))
     }
 }
 
 /// The networks that a rule writes out. The schema refuses anything else.
-pub fn networks(peers: &Peers) -> BTreeSet<IpNet> {
-    let parsed = peers
-        .cidrs
-        .iter()
-        .filter_map(|cidr| cidr.parse::<IpNet>().ok());
-    parsed.map(|network| network.trunc()).collect()
-}
-
-/// Absent ports of a protocol are all of them.
-pub fn ports(ranges: &[PortRange]) -> BTreeSet<Ports> {
-    ranges
-        .iter()
-        .map(|range| {
-            let port = |number: i32| u16::try_from(number).unwrap_or(0);
-            let (first, last) = match (range.protocol, range.port) {
-                (Protocol::Icmp, _) | (_, None) => (0, u16::MAX),
-                (_, Some(first)) => (port(first), port(range.end_port.unwrap_or(first))),
-            };
-            Ports {
-                protocol: range.protocol,
-                first,
-                last,
-            }
+pub fn networks(peers: &Peers) -> Result<Vec<IpNet>, String> {
+    let network = |cidr: &String| {
+        let network = cidr.parse::<IpNet>().ok();
+        network.filter(|network| network.trunc() == *network).ok_or_else(|| {
+            format!("{cidr:?} is no network: write one such as 10.0.9.0/24 or 2001:db8::/64, with no host bits set")
         })
-        .collect()
-}
-
-/// Of two actions at the same priority: one that reports comes first, since it ends nothing; then Deny.
-pub fn rank(action: Action) -> u8 {
-    match action {
-        Action::Audit => 0,
-        Action::Deny => 1,
-        Action::Allow => 2,
-    }
+    };
+    peers.cidrs.iter().map(network).collect()
 }

@@ -1,48 +1,116 @@
 //! Which devices a selector means. A resource speaks for its own namespace; one of the system namespace for
 //! every tenant.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Draft;
-use crate::api::DeviceSelector;
+use crate::api::{DeviceSelector, TrustLevel};
 use crate::domain::names::DeviceId;
 use crate::domain::world::Device;
 
-impl Draft<'_> {
-    /// Devices that a resource of the namespace may speak for.
-    pub(super) fn devices_of(&self, namespace: &str) -> impl Iterator<Item = (&DeviceId, &Device)> {
-        let everybody = self.is_system(namespace);
-        self.world
-            .devices
-            .iter()
-            .filter(move |(_, device)| everybody || device.tenant == namespace)
+/// What a list of ids and tags comes to.
+#[derive(Debug, Default)]
+pub struct Chosen {
+    pub devices: BTreeSet<DeviceId>,
+    /// Ids that no enrolled device has.
+    pub unknown: BTreeSet<String>,
+    /// Ids of devices that the resource must not speak for.
+    pub foreign: BTreeSet<DeviceId>,
+}
+
+/// Whose devices a resource may speak for.
+#[derive(Clone, Copy, Debug)]
+pub struct Reach<'a> {
+    namespace: &'a str,
+    every_tenant: bool,
+}
+
+impl<'a> Reach<'a> {
+    /// The devices of the namespace and no other.
+    pub fn tenant(namespace: &'a str) -> Self {
+        Self {
+            namespace,
+            every_tenant: false,
+        }
     }
 
-    pub(super) fn all_devices(&self, namespace: &str) -> BTreeSet<DeviceId> {
-        let devices = self.devices_of(namespace);
-        devices.map(|(id, _)| id.clone()).collect()
-    }
-
-    pub(super) fn select(&self, namespace: &str, selector: &DeviceSelector) -> BTreeSet<DeviceId> {
-        let chosen = self
-            .devices_of(namespace)
-            .filter(|(id, device)| matches(selector, id, device));
-        chosen.map(|(id, _)| id.clone()).collect()
+    fn covers(self, device: &Device) -> bool {
+        self.every_tenant || device.tenant == self.namespace
     }
 }
 
-/// Ids are added to what tags and trust levels choose together.
-fn matches(selector: &DeviceSelector, id: &DeviceId, device: &Device) -> bool {
-    if selector.ids.iter().any(|named| named == id.as_str()) {
-        return true;
+impl<'w> Draft<'w> {
+    pub(super) fn is_system(&self, namespace: &str) -> bool {
+        namespace == self.world.settings.system_namespace
     }
-    if selector.tags.is_empty() && selector.trust_levels.is_empty() {
-        return false;
+
+    /// The reach of a resource of the namespace.
+    pub(super) fn reach<'a>(&self, namespace: &'a str) -> Reach<'a> {
+        Reach {
+            namespace,
+            every_tenant: self.is_system(namespace),
+        }
     }
-    let trusted = selector.trust_levels.is_empty() || selector.trust_levels.contains(&device.trust);
-    let tagged = selector
-        .tags
-        .iter()
-        .all(|(key, value)| device.tags.get(key) == Some(value));
-    trusted && tagged
+
+    fn devices_where(&self, matches: impl Fn(&'w Device) -> bool) -> BTreeSet<DeviceId> {
+        let devices = self.world.devices.iter();
+        devices
+            .filter(|(_, device)| matches(device))
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    pub(super) fn all_devices(&self, reach: Reach<'_>) -> BTreeSet<DeviceId> {
+        self.devices_where(|device| reach.covers(device))
+    }
+
+    pub(super) fn select(&self, reach: Reach<'_>, selector: &DeviceSelector) -> Chosen {
+        let DeviceSelector {
+            ids,
+            tags,
+            trust_levels,
+        } = selector;
+        let mut chosen = self.named(reach, ids);
+        let tagged = self.tagged(reach, tags, trust_levels);
+        chosen.devices.extend(tagged);
+        chosen
+    }
+
+    pub(super) fn named(&self, reach: Reach<'_>, ids: &[String]) -> Chosen {
+        let mut chosen = Chosen::default();
+        for text in ids {
+            let id = text.parse::<DeviceId>().ok();
+            match id.and_then(|id| self.world.devices.get_key_value(&id)) {
+                None => {
+                    chosen.unknown.insert(text.clone());
+                }
+                Some((id, device)) if reach.covers(device) => {
+                    chosen.devices.insert(id.clone());
+                }
+                Some((id, _)) => {
+                    chosen.foreign.insert(id.clone());
+                }
+            }
+        }
+        chosen
+    }
+
+    /// Devices that carry every tag and are trusted as far as one of the levels says. Neither of the two
+    /// chooses nobody.
+    pub(super) fn tagged(
+        &self,
+        reach: Reach<'_>,
+        tags: &BTreeMap<String, String>,
+        trust_levels: &[TrustLevel],
+    ) -> BTreeSet<DeviceId> {
+        if tags.is_empty() && trust_levels.is_empty() {
+            return BTreeSet::new();
+        }
+        self.devices_where(|device| {
+            let trusted = trust_levels.is_empty() || trust_levels.contains(&device.trust);
+            let mut tags = tags.iter();
+            let tagged = tags.all(|(tag, value)| device.tags.get(tag) == Some(value));
+            reach.covers(device) && trusted && tagged
+        })
+    }
 }

@@ -1,0 +1,23 @@
+//! Lists in sentences for people.
+
+/// Names a few of many: `dev_a, dev_b and 7 more`.
+pub fn a_few<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    const NAMED: usize = 3;
+    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    let named = items[..items.len().min(NAMED)].join(", ");
+    match items.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_names_three_and_counts_the_rest() {
+        assert_eq!(a_few(["a", "b", "c"]), "a, b, c");
+        assert_eq!(a_few(["a", "b", "c", "d", "e"]), "a, b, c and 2 more");
+    }
+}
