@@ -5,6 +5,7 @@ mod bounds;
 mod chart;
 mod control_plane;
 mod lab;
+mod mcp;
 mod process;
 mod refusals;
 mod toolset;
@@ -18,6 +19,7 @@ pub fn all() -> Vec<Trial> {
         chart::all(),
         control_plane::all(),
         lab::all(),
+        mcp::all(),
         process::all(),
         refusals::all(),
         toolset::all(),

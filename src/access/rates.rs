@@ -38,16 +38,24 @@ impl Rates {
     /// Counts a call of any tool.
     pub fn call(&self, principal: &Principal, now: Instant) -> Rate {
         let limit = principal.limits.calls_per_minute;
-        self.take(principal, now, |agent| {
-            adjusted(&mut agent.calls, limit, MINUTE, now)
+        self.with(principal, now, |agent| {
+            adjusted(&mut agent.calls, limit, MINUTE, now).map_or(Rate::Within, |b| b.take(now))
+        })
+    }
+
+    /// Whether an action would be within the rate; counts nothing.
+    pub fn action_left(&self, principal: &Principal, now: Instant) -> Rate {
+        let limit = principal.limits.actions_per_hour;
+        self.with(principal, now, |agent| {
+            adjusted(&mut agent.actions, limit, HOUR, now).map_or(Rate::Within, |b| b.look(now))
         })
     }
 
     /// Counts an action.
     pub fn action(&self, principal: &Principal, now: Instant) -> Rate {
         let limit = principal.limits.actions_per_hour;
-        self.take(principal, now, |agent| {
-            adjusted(&mut agent.actions, limit, HOUR, now)
+        self.with(principal, now, |agent| {
+            adjusted(&mut agent.actions, limit, HOUR, now).map_or(Rate::Within, |b| b.take(now))
         })
     }
 
@@ -66,11 +74,11 @@ impl Rates {
         news
     }
 
-    fn take(
+    fn with(
         &self,
         principal: &Principal,
         now: Instant,
-        bucket: impl FnOnce(&mut Agent) -> Option<&mut Bucket>,
+        ask: impl FnOnce(&mut Agent) -> Rate,
     ) -> Rate {
         let mut agents = self.agents.lock().expect("nobody panics holding it");
         if agents.len() > TIDY_ABOVE {
@@ -81,10 +89,7 @@ impl Rates {
             actions: None,
             told: None,
         });
-        match bucket(agent) {
-            None => Rate::Within,
-            Some(bucket) => bucket.take(now),
-        }
+        ask(agent)
     }
 }
 
@@ -118,12 +123,19 @@ impl Agent {
 
 impl Bucket {
     fn take(&mut self, now: Instant) -> Rate {
+        let rate = self.look(now);
+        if rate == Rate::Within {
+            self.tokens -= 1.0;
+        }
+        rate
+    }
+
+    fn look(&mut self, now: Instant) -> Rate {
         let refill = f64::from(self.limit) / self.period.as_secs_f64();
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.tokens = (self.tokens + passed * refill).min(f64::from(self.limit));
         self.at = now;
         if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
             return Rate::Within;
         }
         Rate::Exceeded {
@@ -168,7 +180,9 @@ mod tests {
         other.user.push_str("-other");
         let now = Instant::now();
         assert_eq!(rates.call(&agent, now), Rate::Within);
+        assert_eq!(rates.action_left(&agent, now), Rate::Within);
         assert_eq!(rates.action(&agent, now), Rate::Within);
+        assert_ne!(rates.action_left(&agent, now), Rate::Within);
         assert_eq!(rates.call(&other, now), Rate::Within);
         assert!(matches!(rates.action(&agent, now), Rate::Exceeded { .. }));
     }

@@ -155,13 +155,12 @@ impl Call {
             .await
     }
 
-    /// Once it is known what would be acted on. Counts the action unless nothing would be changed.
+    /// Once it is known what would be acted on.
     pub async fn permit(&self, intent: &Intent) -> Result<(), Failure> {
-        let actions = if intent.dry_run {
-            Rate::Within
-        } else {
-            self.shared.rates.action(&self.principal, Instant::now())
-        };
+        let actions = self
+            .shared
+            .rates
+            .action_left(&self.principal, Instant::now());
         self.decided(intent, Rate::Within, actions).await
     }
 
@@ -216,8 +215,14 @@ impl Call {
         }
     }
 
-    /// Has the intent entered. Only when this returned may anything be written.
+    /// Counts the action and has its intent entered. Only when this returned may anything be written.
     pub async fn begin(&self, reason: &str, dry_run: bool) -> Result<Action, Failure> {
+        if !dry_run {
+            let actions = self.shared.rates.action(&self.principal, Instant::now());
+            // Another call may have been faster since it was permitted.
+            self.decided(&Intent::of(self.tool), Rate::Within, actions)
+                .await?;
+        }
         let record = AgentRecord::Intent {
             agent: self.principal.agent.clone(),
             user: self.principal.user.clone(),

@@ -6,7 +6,7 @@ mod people;
 mod policies;
 mod scope;
 mod stamps;
-mod tenant;
+pub mod tenant;
 mod writers;
 
 use libtest_mimic::Trial;

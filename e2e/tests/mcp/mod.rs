@@ -1,0 +1,25 @@
+//! The MCP server, from the side of an agent: a real client in both eras of the protocol, the real API
+//! server with the chart's rights and admission policies, and a stand-in for the operator behind the
+//! real local API.
+
+mod actions;
+mod api_server;
+mod front;
+mod keys;
+mod reads;
+mod stand;
+
+use libtest_mimic::Trial;
+
+pub fn all() -> Vec<Trial> {
+    [
+        front::all(),
+        reads::all(),
+        actions::all(),
+        api_server::all(),
+        keys::all(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

@@ -1,0 +1,443 @@
+//! What the tests stand on: an MCP server in this process, in front of the shared API server, and in
+//! place of the operator one that answers as the test says, behind the product's own local API.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use async_trait::async_trait;
+use jiff::Timestamp;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use rmcp::model::{CallToolRequestParams, CallToolResult, ClientConfig, ProtocolVersion};
+use rmcp::service::RunningService;
+use rmcp::transport::StreamableHttpClientTransport;
+use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
+use rmcp::{ClientLifecycleMode, ClientServiceExt, RoleClient};
+use seawall::access::decide::Decide;
+use seawall::access::{Directory, key};
+use seawall::api::{ApiKeyScopeSpec, TrustLevel};
+use seawall::domain::names::{DeviceId, ObjectKey};
+use seawall::domain::verdict::ScopeVerdict;
+use seawall::domain::world::Resource;
+use seawall::local::client::Client;
+use seawall::local::types::{
+    AgentRecord, Appended, AuditEntry, AuditPage, AuditQuery, DeviceReadBack, DeviceView, Preview,
+    Previewed, Problem, SettledQuery, Standing, VerifyReport,
+};
+use seawall::local::{self, AuditTrail, Devices, Kind, Scopes, Sources, Standings};
+use seawall::mcp::{Cluster, Server, Settings};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::charts::SYSTEM;
+use crate::harness::eventually;
+use crate::tests::admission::tenant::Tenant;
+
+/// The operator as the test wants it.
+#[derive(Default)]
+pub struct Operator {
+    scopes: Mutex<BTreeMap<ObjectKey, (ApiKeyScopeSpec, Vec<DeviceId>)>>,
+    devices: Mutex<Vec<DeviceView>>,
+    /// With the tenant of each.
+    log: Mutex<Vec<(String, Value)>>,
+    /// The audit log takes nothing.
+    pub full: AtomicBool,
+    /// A device that must not be cut.
+    pub protected: Mutex<Option<DeviceId>>,
+}
+
+impl Operator {
+    pub fn enrol(&self, tenant: &str, id: &str) {
+        self.devices
+            .lock()
+            .expect("not poisoned")
+            .push(device(tenant, id));
+    }
+
+    pub fn change(&self, tenant: &str, agent: &str, change: impl FnOnce(&mut ApiKeyScopeSpec)) {
+        let mut scopes = self.scopes.lock().expect("not poisoned");
+        let scope = scopes
+            .get_mut(&ObjectKey::new(tenant, agent))
+            .expect("a scope of this test");
+        change(&mut scope.0);
+    }
+
+    /// Entries of a kind, oldest first.
+    pub fn logged(&self, kind: &str) -> Vec<Value> {
+        let log = self.log.lock().expect("not poisoned");
+        let entries = log.iter().map(|(_, entry)| entry);
+        entries
+            .filter(|entry| entry["kind"] == kind)
+            .cloned()
+            .collect()
+    }
+}
+
+fn device(tenant: &str, id: &str) -> DeviceView {
+    DeviceView {
+        id: id.parse().expect("an id"),
+        tenant: tenant.into(),
+        tags: [("kind".to_owned(), "camera".to_owned())].into(),
+        trust: TrustLevel::Standard,
+        connected: true,
+        up_to_date: true,
+        addresses: vec!["10.1.0.7".into()],
+        host_name: "cam\u{202e}era\n".into(),
+        os: "Debian 12".into(),
+        kernel: "6.18".into(),
+        agent_version: "0.1.0".into(),
+        enrolled_at: Timestamp::UNIX_EPOCH,
+        last_seen: None,
+        isolated_by: Vec::new(),
+        policies: Vec::new(),
+    }
+}
+
+impl Scopes for Operator {
+    fn directory(&self) -> Option<Arc<Directory>> {
+        let scopes = self.scopes.lock().expect("not poisoned");
+        let resources = scopes.iter().map(|(key, (spec, _))| {
+            let resource = Resource {
+                uid: key.to_string(),
+                generation: 1,
+                written_by: None,
+                spec: spec.clone(),
+            };
+            (key.clone(), resource)
+        });
+        let verdicts = scopes.iter().map(|(key, (spec, devices))| {
+            let targets = spec.targets.as_ref().and_then(|t| t.devices.as_ref());
+            let verdict = ScopeVerdict {
+                devices: devices.iter().cloned().collect(),
+                all_devices: targets.is_some_and(|devices| devices.all),
+                ..ScopeVerdict::default()
+            };
+            (key.clone(), verdict)
+        });
+        Some(Arc::new(Directory::new(
+            &resources.collect(),
+            &verdicts.collect(),
+        )))
+    }
+
+    fn used(&self, _: &ObjectKey) {}
+}
+
+impl Devices for Operator {
+    fn of_tenant(&self, tenant: &str) -> Option<Vec<DeviceView>> {
+        let devices = self.devices.lock().expect("not poisoned");
+        let own = devices.iter().filter(|device| device.tenant == tenant);
+        Some(own.cloned().collect())
+    }
+}
+
+#[async_trait]
+impl Standings for Operator {
+    async fn settled(
+        &self,
+        kind: Kind,
+        _: &ObjectKey,
+        query: &SettledQuery,
+    ) -> Result<Standing, Problem> {
+        Ok(Standing {
+            uid: query.uid.clone(),
+            generation: query.generation,
+            accepted: true,
+            reason: "Accepted".into(),
+            message: String::new(),
+            programmed: true,
+            self_programmed: (kind == Kind::Isolation && !query.gone).then_some(true),
+            matched: 2,
+            programmed_points: 2,
+            offline: 0,
+            connections_cut: 3,
+            still_isolated_by: Vec::new(),
+        })
+    }
+
+    async fn preview(&self, _: &str, preview: &Preview) -> Result<Previewed, Problem> {
+        let protected = self.protected.lock().expect("not poisoned").clone();
+        let cuts = match preview {
+            Preview::Isolation { spec, .. } => {
+                protected.is_some() && spec.target.device == protected.map(String::from)
+            }
+            Preview::Policy { .. } => false,
+        };
+        let words = "this device runs the operator, which would be cut off";
+        Ok(Previewed {
+            accepted: !cuts,
+            reason: if cuts {
+                "WouldCutOperator".into()
+            } else {
+                String::new()
+            },
+            message: if cuts { words.into() } else { String::new() },
+            devices: 3,
+        })
+    }
+
+    async fn verify(&self, tenant: &str, devices: &[DeviceId]) -> Result<VerifyReport, Problem> {
+        let all = self.of_tenant(tenant).unwrap_or_default();
+        let asked = all
+            .into_iter()
+            .filter(|device| devices.is_empty() || devices.contains(&device.id));
+        let answers = asked.map(|device| DeviceReadBack {
+            device: device.id,
+            connected: true,
+            matches: true,
+            detail: String::new(),
+            counts: Vec::new(),
+        });
+        Ok(VerifyReport {
+            devices: answers.collect(),
+        })
+    }
+}
+
+#[async_trait]
+impl AuditTrail for Operator {
+    async fn append(&self, tenant: &str, record: AgentRecord) -> Result<Appended, Problem> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(Problem::unavailable("the disk of the audit log is full"));
+        }
+        let mut log = self.log.lock().expect("not poisoned");
+        let index = log.len() as u64;
+        let mut entry = serde_json::to_value(record).expect("JSON");
+        entry["tenant"] = tenant.into();
+        log.push((tenant.to_owned(), entry));
+        Ok(Appended {
+            id: format!("aud_{index}"),
+            index,
+        })
+    }
+
+    async fn search(&self, tenant: &str, query: &AuditQuery) -> Result<AuditPage, Problem> {
+        let log = self.log.lock().expect("not poisoned");
+        let found = log.iter().enumerate().rev().filter(|(index, (of, entry))| {
+            let kind = query
+                .kind
+                .as_ref()
+                .is_none_or(|kind| entry["kind"] == **kind);
+            let before = query.before.is_none_or(|before| (*index as u64) < before);
+            of == tenant && kind && before
+        });
+        let entries: Vec<AuditEntry> = found
+            .take(query.limit)
+            .map(|(index, (_, entry))| AuditEntry {
+                index: index as u64,
+                entry: entry.clone(),
+            })
+            .collect();
+        let full = entries.len() == query.limit;
+        Ok(AuditPage {
+            before: entries.last().filter(|_| full).map(|last| last.index),
+            entries,
+        })
+    }
+}
+
+pub struct Stand {
+    pub tenant: Tenant,
+    pub operator: Arc<Operator>,
+    pub url: String,
+    cancel: CancellationToken,
+    local: CancellationToken,
+    tasks: JoinSet<anyhow::Result<()>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Stand {
+    pub async fn new(namespace: &'static str) -> anyhow::Result<Self> {
+        Self::deciding_by(seawall::access::decide::decide, namespace).await
+    }
+
+    pub async fn deciding_by(decide: Decide, namespace: &'static str) -> anyhow::Result<Self> {
+        let tenant = Tenant::new(namespace).await?;
+        let operator = Arc::new(Operator::default());
+        let (cancel, local) = (CancellationToken::new(), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("local.sock");
+        let socket = local::socket::bind(&path).await?;
+        let sources = Sources {
+            scopes: operator.clone(),
+            devices: operator.clone(),
+            enforcement: operator.clone(),
+            audit: operator.clone(),
+        };
+        let stop = local.clone();
+        tasks.spawn(async move {
+            let router = local::router::router(sources);
+            let served = axum::serve(socket, router);
+            stop.run_until_cancelled_owned(async { served.await }).await;
+            Ok(())
+        });
+
+        let kubeconfig = tenant.cluster.kubeconfig_for(SYSTEM, "seawall-mcp").await?;
+        let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+        let options = KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        let server = Server::deciding_by(
+            decide,
+            Settings {
+                hosts: vec!["seawall.example".into()],
+                origins: vec!["https://console.example:443".into()],
+            },
+            Client::new(&path)?,
+            Cluster::new(config)?,
+            cancel.clone(),
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}/mcp", listener.local_addr()?);
+        tasks.spawn(server.serve(listener));
+        Ok(Self {
+            tenant,
+            operator,
+            url,
+            cancel,
+            local,
+            tasks,
+            _folder: folder,
+        })
+    }
+
+    /// An agent with a scope, in Kubernetes and with the operator, and its key.
+    pub async fn agent(
+        &self,
+        name: &str,
+        mut spec: Value,
+        devices: &[&str],
+    ) -> anyhow::Result<String> {
+        let key = key::generate();
+        spec["credentials"] = json!({"keyHashes": [key::hash(&key)]});
+        let role = match spec["access"].as_str() {
+            Some("Investigate") => "seawall-agent-investigate",
+            Some("Contain") => "seawall-agent-contain",
+            _ => "seawall-agent-manage",
+        };
+        let agent = self.tenant.scope(name, spec.clone(), devices).await?;
+        self.tenant.bind(&agent, role).await?;
+        let path = format!(
+            "/apis/seawall.dev/v1alpha1/namespaces/{}/policies",
+            self.tenant.namespace
+        );
+        eventually("the agent's rights", Duration::from_secs(10), || async {
+            Ok(agent.caller.get_path(&path).await.ok())
+        })
+        .await?;
+        let devices = devices
+            .iter()
+            .map(|id| id.parse())
+            .collect::<Result<_, _>>()?;
+        let scope = (serde_json::from_value(spec)?, devices);
+        self.operator
+            .scopes
+            .lock()
+            .expect("not poisoned")
+            .insert(ObjectKey::new(self.tenant.namespace, name), scope);
+        Ok(key)
+    }
+
+    /// A client that speaks 2025-11-25, in a session.
+    pub async fn client(&self, key: &str) -> anyhow::Result<Agent> {
+        self.connect(key, ClientLifecycleMode::Initialize).await
+    }
+
+    /// A client that speaks 2026-07-28, without.
+    pub async fn modern(&self, key: &str) -> anyhow::Result<Agent> {
+        let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
+        self.connect(key, ClientLifecycleMode::Discover { preferred_versions })
+            .await
+    }
+
+    async fn connect(&self, key: &str, mode: ClientLifecycleMode) -> anyhow::Result<Agent> {
+        let config =
+            StreamableHttpClientTransportConfig::with_uri(self.url.clone()).auth_header(key);
+        let transport = StreamableHttpClientTransport::from_config(config);
+        let client = ClientConfig::default()
+            .serve_with_lifecycle(transport, mode)
+            .await?;
+        Ok(Agent { client })
+    }
+
+    /// The operator's socket is there and nobody answers.
+    pub fn send_operator_away(&self) {
+        self.local.cancel();
+    }
+
+    /// Ends the server as a signal does, and waits until all it started has ended.
+    pub async fn end(mut self) -> anyhow::Result<()> {
+        self.cancel.cancel();
+        self.local.cancel();
+        let all = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                ended??;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(Duration::from_secs(25), all)
+            .await
+            .context("the server did not end")?
+    }
+}
+
+pub struct Agent {
+    pub client: RunningService<RoleClient, ClientConfig>,
+}
+
+impl Agent {
+    /// The structured content of a call that succeeds.
+    pub async fn call(&self, tool: &'static str, arguments: Value) -> anyhow::Result<Value> {
+        let result = self.ask(tool, arguments).await?;
+        let words = words(&result);
+        ensure!(result.is_error != Some(true), "{tool} failed: {words}");
+        ensure!(!words.is_empty(), "{tool} answered without words");
+        result.structured_content.context("structured content")
+    }
+
+    /// Code and words of a call that fails.
+    pub async fn failure(
+        &self,
+        tool: &'static str,
+        arguments: Value,
+    ) -> anyhow::Result<(String, String)> {
+        let result = self.ask(tool, arguments).await?;
+        let words = words(&result);
+        ensure!(
+            result.is_error == Some(true),
+            "{tool} did not fail: {words}"
+        );
+        let meta = serde_json::to_value(&result.meta)?;
+        let code = meta["seawall.dev/code"].as_str().context("a code")?;
+        Ok((code.to_owned(), words))
+    }
+
+    pub async fn ask(
+        &self,
+        tool: &'static str,
+        arguments: Value,
+    ) -> anyhow::Result<CallToolResult> {
+        let mut call = CallToolRequestParams::new(tool);
+        call.arguments = arguments.as_object().cloned();
+        Ok(self.client.call_tool(call).await?)
+    }
+
+    pub async fn tools(&self) -> anyhow::Result<Vec<String>> {
+        let tools = self.client.list_all_tools().await?;
+        Ok(tools.into_iter().map(|tool| tool.name.into()).collect())
+    }
+}
+
+fn words(result: &CallToolResult) -> String {
+    let content = serde_json::to_value(&result.content).unwrap_or_default();
+    let texts = content.as_array().into_iter().flatten();
+    texts
+        .filter_map(|block| block["text"].as_str())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
