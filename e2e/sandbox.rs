@@ -1,14 +1,19 @@
 //! The namespaces that everything real runs in: user, network, mount and process namespaces of its own,
 //! made by `unshare`; as root without the user namespace where those are blocked.
 //!
+//! An ordinary user has one uid inside, root's. Root has all of them, so rules by uid can be tried too.
+//!
 //! Nothing outlives it: the sandbox's first process ends when the process outside does, however that
 //! dies, and the kernel then kills all that is left inside.
 
-use std::io::Read;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -27,17 +32,106 @@ const STAGE: &str = "SEAWALL_E2E_STAGE";
 /// What ends with the parent: the inner processes' chance to stop by themselves.
 const GRACE: Duration = Duration::from_secs(5);
 
-const WITHOUT_USER: [&str; 6] = ["-n", "-m", "-p", "-f", "--kill-child", "--mount-proc"];
-const WITH_USER: [&str; 8] = [
-    "-U",
-    "-r",
-    "-n",
-    "-m",
-    "-p",
-    "-f",
-    "--kill-child",
-    "--mount-proc",
-];
+const NAMESPACES: &str = "unshare -n -m -p -f --kill-child --mount-proc";
+
+/// How the namespaces are entered, as a shell says it. What follows is run inside.
+#[derive(Clone, Copy)]
+enum Entry {
+    /// The one uid of who runs this becomes root inside.
+    OneUser,
+    /// Ids stay what they are. The maps are written from outside, and `go` is said when they are.
+    AllUsers,
+    NoUserNamespace,
+}
+
+impl Entry {
+    fn script(self) -> String {
+        match self {
+            Self::OneUser => format!("exec {NAMESPACES} -U -r -- \"$@\""),
+            Self::AllUsers => {
+                // The second shell gains root's capabilities in the namespace when it starts another
+                // program, which is only after its uid has been mapped.
+                format!("exec unshare -U -- sh -c 'read go; exec {NAMESPACES} -- \"$@\"' sh \"$@\"")
+            }
+            Self::NoUserNamespace => format!("exec {NAMESPACES} -- \"$@\""),
+        }
+    }
+
+    /// Starts a program inside. Its standard input is a pipe from here.
+    fn spawn(self, program: &Path, args: &[OsString], env: &Environment) -> anyhow::Result<Child> {
+        let mut child = Command::new("sh")
+            .args(["-c", &self.script(), "sh"])
+            .arg(program)
+            .args(args)
+            .envs(env.iter().cloned())
+            .stdin(Stdio::piped())
+            .spawn()?;
+        if let Self::AllUsers = self
+            && let Err(error) = map_all_users(&mut child)
+        {
+            child.kill()?;
+            child.wait()?;
+            return Err(error);
+        }
+        Ok(child)
+    }
+
+    fn works(self) -> anyhow::Result<bool> {
+        let mut child = match self.spawn("/bin/true".as_ref(), &[], &Vec::new()) {
+            Ok(child) => child,
+            Err(_) => return Ok(false),
+        };
+        Ok(child.wait()?.success())
+    }
+
+    /// The first that this machine allows.
+    fn find() -> anyhow::Result<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            ensure!(
+                Self::OneUser.works()?,
+                "user namespaces are blocked here: e2e/preflight.sh names the settings; or run as root"
+            );
+            return Ok(Self::OneUser);
+        }
+        for entry in [Self::AllUsers, Self::NoUserNamespace] {
+            if entry.works()? {
+                return Ok(entry);
+            }
+        }
+        bail!(
+            "namespaces are blocked here, even for root: CAP_SYS_ADMIN and CAP_NET_ADMIN are needed"
+        )
+    }
+}
+
+type Environment = Vec<(String, String)>;
+
+/// Waits until the child is in a user namespace of its own, maps all ids into it and lets it go on.
+fn map_all_users(child: &mut Child) -> anyhow::Result<()> {
+    let process = PathBuf::from(format!("/proc/{}", child.id()));
+    let ours = fs::read_link("/proc/self/ns/user")?;
+    let deadline = Instant::now() + GRACE;
+    while fs::read_link(process.join("ns/user"))? == ours {
+        ensure!(
+            Instant::now() < deadline,
+            "no user namespace after {GRACE:?}"
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for map in ["uid_map", "gid_map"] {
+        fs::write(process.join(map), "0 0 65536")?;
+    }
+    let stdin = child.stdin.as_mut().context("stdin is a pipe")?;
+    Ok(stdin.write_all(b"go\n")?)
+}
+
+/// Whether processes inside can run as somebody else than root.
+pub fn has_other_users() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace()
+        .nth(2)
+        .is_some_and(|count| count != "1")
+}
 
 pub fn stage() -> Stage {
     match std::env::var(STAGE).as_deref() {
@@ -51,16 +145,12 @@ pub fn stage() -> Stage {
 ///
 /// SIGINT, SIGTERM and SIGHUP end the sandbox and are then answered by the exit code.
 pub fn enter(env: &[(String, String)]) -> anyhow::Result<ExitCode> {
-    let mut child = Command::new("unshare")
-        .args(namespaces()?)
-        .arg("--")
-        .arg(std::env::current_exe()?)
-        .args(std::env::args_os().skip(1))
-        .env(STAGE, "init")
-        .envs(env.iter().cloned())
-        .stdin(Stdio::piped())
-        .spawn()
-        .context("starting unshare (package util-linux)")?;
+    let mut env = env.to_vec();
+    env.push((STAGE.into(), "init".into()));
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut child = Entry::find()?
+        .spawn(&std::env::current_exe()?, &args, &env)
+        .context("entering the sandbox with unshare (package util-linux)")?;
     // The sandbox lives as long as this pipe is open, so it can't outlive this process.
     let lifeline = Arc::new(Mutex::new(child.stdin.take()));
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
@@ -75,25 +165,6 @@ pub fn enter(env: &[(String, String)]) -> anyhow::Result<ExitCode> {
     let status = child.wait()?;
     drop(lifeline);
     Ok(exit_code(status))
-}
-
-/// The flags of `unshare` that work on this machine.
-fn namespaces() -> anyhow::Result<&'static [&'static str]> {
-    let works = |flags: &[&str]| -> anyhow::Result<bool> {
-        let out = Command::new("unshare").args(flags).arg("true").output()?;
-        Ok(out.status.success())
-    };
-    if works(&WITH_USER)? {
-        return Ok(&WITH_USER);
-    }
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "user namespaces are blocked here: run e2e/preflight.sh, which names the settings, or run as root"
-    );
-    if works(&WITHOUT_USER)? {
-        return Ok(&WITHOUT_USER);
-    }
-    bail!("namespaces are blocked here, even for root: CAP_SYS_ADMIN and CAP_NET_ADMIN are needed")
 }
 
 /// The sandbox's first process: makes the ground ready, starts the process that does the work, reaps

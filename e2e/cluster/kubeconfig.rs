@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use super::pki::Identity;
 
@@ -39,11 +40,11 @@ impl Server {
             Credential::Token(token) => json!({ "token": token }),
         };
         let path = dir.join(format!("{name}.kubeconfig"));
+        // Another test may be reading the one of the same name: it sees this one whole or not at all.
+        let mut file = NamedTempFile::new_in(dir)?;
         // JSON is YAML.
-        std::fs::write(
-            &path,
-            serde_json::to_vec_pretty(&self.document(name, user))?,
-        )?;
+        serde_json::to_writer_pretty(&mut file, &self.document(name, user))?;
+        file.persist(&path)?;
         Ok(path)
     }
 

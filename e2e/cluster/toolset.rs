@@ -124,7 +124,9 @@ impl Toolset {
         let mut paths = BTreeMap::new();
         for product in &PRODUCTS {
             for program in product.programs {
-                let path = match installed(program, product.version(), &dirs) {
+                let (found, passed_over) = installed(program, product.version(), &dirs);
+                passed_over.iter().for_each(|word| eprintln!("{word}"));
+                let path = match found {
                     Some(path) => path,
                     None => build::cached(product, &cache)?.join(program.name),
                 };
@@ -180,22 +182,26 @@ fn cache_dir() -> anyhow::Result<PathBuf> {
     Ok(cache.join("tools"))
 }
 
-/// The first in `dirs` that says it is of the pinned minor version. Others are named on the way.
-pub fn installed(program: &Program, pinned: &str, dirs: &[PathBuf]) -> Option<PathBuf> {
-    dirs.iter()
-        .map(|dir| dir.join(program.name))
-        .filter(|path| path.is_file())
-        .find(|path| match version_of(path, program.version) {
-            Some(found) if minor(&found) == minor(pinned) => true,
-            found => {
-                eprintln!(
-                    "passing over {}: it is {}, and {pinned} is wanted",
-                    path.display(),
-                    found.as_deref().unwrap_or("of no version that it tells")
-                );
-                false
-            }
-        })
+/// The first in `dirs` that says it is of the pinned minor version, and a word on each that was passed over.
+pub fn installed(
+    program: &Program,
+    pinned: &str,
+    dirs: &[PathBuf],
+) -> (Option<PathBuf>, Vec<String>) {
+    let mut passed_over = Vec::new();
+    let candidates = dirs.iter().map(|dir| dir.join(program.name));
+    for path in candidates.filter(|path| path.is_file()) {
+        let found = version_of(&path, program.version);
+        if found.as_deref().and_then(minor) == minor(pinned) {
+            return (Some(path), passed_over);
+        }
+        passed_over.push(format!(
+            "passing over {}: it is {}, and {pinned} is wanted",
+            path.display(),
+            found.as_deref().unwrap_or("of no version that it tells")
+        ));
+    }
+    (None, passed_over)
 }
 
 /// The first thing that looks like a version in what the program prints.

@@ -86,6 +86,17 @@ impl Host {
         command
     }
 
+    /// The same as another user, which takes a sandbox that has others.
+    pub fn command_as(&self, uid: u32, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", self.namespace_file()))
+            .args([format!("--setuid={uid}"), format!("--setgid={uid}")])
+            .arg("--")
+            .arg(program);
+        command
+    }
+
     /// Runs a program on the host to its end, with `input`.
     pub async fn run(&self, program: &str, args: &[&str], input: &str) -> anyhow::Result<Outcome> {
         let mut command = self.command(program);

@@ -9,6 +9,7 @@ use crate::harness::case;
 use crate::lab::{
     Connection, Family, Flow, Host, Lab, Reach, Responder, Transport, connect, reach,
 };
+use crate::{process, sandbox};
 
 pub fn all() -> Vec<Trial> {
     vec![
@@ -45,6 +46,8 @@ pub fn all() -> Vec<Trial> {
             "programs and sockets of a host are in its namespace",
             in_namespace,
         ),
+        case("a rule by uid is seen on that user's traffic alone", by_uid)
+            .with_ignored_flag(!sandbox::has_other_users()),
         case("a host that is dropped is gone from the network", host_goes),
         case("labs side by side don't see each other", labs_apart),
         case("fifty hosts with a flow each are up at once", fifty),
@@ -278,6 +281,22 @@ async fn in_namespace() -> anyhow::Result<()> {
         .inside(move || std::net::TcpStream::connect_timeout(&address, limit).is_ok())
         .await?;
     assert!(connected);
+    Ok(())
+}
+
+async fn by_uid() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    let (laptop, server) = (lab.host("laptop")?, lab.host("server")?);
+    let responder = Responder::start(&server, PORT).await?;
+    let address = responder.address(Family::V4);
+    laptop.nft(&table("accept", "meta skuid 1000 drop")).await?;
+    for (uid, passes) in [(0, true), (1000, false), (1001, true)] {
+        let mut command = laptop.command_as(uid, "timeout");
+        let connect = format!(": > /dev/tcp/{}/{}", address.ip(), address.port());
+        command.args(["0.8", "bash", "-c", &connect]);
+        let outcome = process::run(command, "", Duration::from_secs(10)).await?;
+        assert_eq!(outcome.status.success(), passes, "uid {uid}: {outcome:?}");
+    }
     Ok(())
 }
 

@@ -12,10 +12,13 @@ use crate::harness::case;
 pub fn all() -> Vec<Trial> {
     vec![
         case(
-            "a program of another minor version is passed over",
+            "a program of another minor version is named and passed over",
             another_minor,
         ),
-        case("a program that tells no version is passed over", no_version),
+        case(
+            "a program that tells no version is named and passed over",
+            no_version,
+        ),
         case("every product's module pins its version", every_product),
     ]
 }
@@ -36,22 +39,32 @@ async fn another_minor() -> anyhow::Result<()> {
     let right = dir_with_etcd(root.path(), "right", "etcd Version: 3.6.1")?;
     let later = dir_with_etcd(root.path(), "later", "etcd Version: 3.6.9")?;
     let etcd = &PRODUCTS[0].programs[0];
-    let found = installed(etcd, "v3.6.16", &[old.clone(), right.clone(), later]);
+    let dirs = [old.clone(), right.clone(), later];
+    let (found, passed_over) = installed(etcd, "v3.6.16", &dirs);
     assert_eq!(
         found,
         Some(right.join("etcd")),
         "the first of the right minor"
     );
-    assert_eq!(installed(etcd, "v3.6.16", &[old]), None);
+    let [word] = &passed_over[..] else {
+        anyhow::bail!("one was passed over: {passed_over:?}");
+    };
+    assert!(
+        word.contains("it is 3.4.23, and v3.6.16 is wanted"),
+        "{word}"
+    );
+    assert_eq!(installed(etcd, "v3.6.16", &[old]).0, None);
     Ok(())
 }
 
 async fn no_version() -> anyhow::Result<()> {
     let root = tempfile::tempdir()?;
     let mute = dir_with_etcd(root.path(), "mute", "a dispatcher, not etcd")?;
-    assert_eq!(
-        installed(&PRODUCTS[0].programs[0], "v3.6.16", &[mute]),
-        None
+    let (found, passed_over) = installed(&PRODUCTS[0].programs[0], "v3.6.16", &[mute]);
+    assert_eq!(found, None);
+    assert!(
+        passed_over[0].contains("no version that it tells"),
+        "{passed_over:?}"
     );
     Ok(())
 }
