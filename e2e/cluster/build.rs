@@ -18,8 +18,8 @@ use super::toolset::{Product, Program};
 /// How often a build says that it is alive.
 const PROGRESS: Duration = Duration::from_secs(15);
 
-/// The folder of the product's programs in the cache, which is filled first where it is empty.
-pub fn cached(product: &Product, cache: &Path) -> anyhow::Result<PathBuf> {
+/// The folder of the product's programs in the cache, which `go` fills first where it is empty.
+pub fn cached(product: &Product, cache: &Path, go: &Path) -> anyhow::Result<PathBuf> {
     let place = product.cached(cache);
     let bin = place.join("bin");
     if bin.is_dir() {
@@ -35,7 +35,7 @@ pub fn cached(product: &Product, cache: &Path) -> anyhow::Result<PathBuf> {
         let work = place.with_extension("building");
         // Left by a build that was interrupted: nobody else is in it while the lock is held.
         let _ = remove(&work);
-        let built = build(product, &work.join("bin"), &work.join("gocache"));
+        let built = build(product, go, &work.join("bin"), &work.join("gocache"));
         // Go's build cache grows to 4 GB and is of no use again.
         remove(&work.join("gocache"))?;
         built?;
@@ -44,7 +44,7 @@ pub fn cached(product: &Product, cache: &Path) -> anyhow::Result<PathBuf> {
     Ok(bin)
 }
 
-fn build(product: &Product, bin: &Path, gocache: &Path) -> anyhow::Result<()> {
+fn build(product: &Product, go: &Path, bin: &Path, gocache: &Path) -> anyhow::Result<()> {
     let version = product.version();
     let variables: String = product
         .version_variables
@@ -52,7 +52,7 @@ fn build(product: &Product, bin: &Path, gocache: &Path) -> anyhow::Result<()> {
         .map(|variable| format!(" -X {variable}={version}"))
         .collect();
     for program in product.programs {
-        let mut command = Command::new("go");
+        let mut command = Command::new(go);
         command
             .current_dir(module_dir(product))
             .args(["build", "-v", "-ldflags", &format!("-s -w{variables}")])

@@ -5,7 +5,7 @@
 //! beside it, with the ServiceAccount's token.
 
 pub mod audit;
-mod build;
+pub mod build;
 mod components;
 mod kubeconfig;
 mod pki;

@@ -128,7 +128,7 @@ impl Toolset {
                 passed_over.iter().for_each(|word| eprintln!("{word}"));
                 let path = match found {
                     Some(path) => path,
-                    None => build::cached(product, &cache)?.join(program.name),
+                    None => build::cached(product, &cache, Path::new("go"))?.join(program.name),
                 };
                 paths.insert(program.name.to_owned(), path);
             }

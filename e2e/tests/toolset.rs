@@ -4,8 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use libtest_mimic::Trial;
 
+use crate::cluster::build;
 use crate::cluster::toolset::{PRODUCTS, installed};
 use crate::harness::case;
 
@@ -18,6 +20,14 @@ pub fn all() -> Vec<Trial> {
         case(
             "a program that tells no version is named and passed over",
             no_version,
+        ),
+        case(
+            "a program that is nowhere is built once, for all runs that want it",
+            built_once,
+        ),
+        case(
+            "a build that fails says why and leaves nothing that looks built",
+            build_fails,
         ),
         case("every product's module pins its version", every_product),
     ]
@@ -66,6 +76,63 @@ async fn no_version() -> anyhow::Result<()> {
         passed_over[0].contains("no version that it tells"),
         "{passed_over:?}"
     );
+    Ok(())
+}
+
+/// A stand-in for `go build` that does `body` after noting that it ran; `$out` is the file to make.
+fn stub_go(root: &Path, body: &str) -> anyhow::Result<PathBuf> {
+    let path = root.join("go");
+    let script = format!(
+        r#"#!/bin/sh
+        echo "$CGO_ENABLED $GOFLAGS" >> '{}'
+        while [ "$1" != -o ]; do shift; done
+        out=$2
+        mkdir -p "$GOCACHE" "$(dirname "$out")"
+        {body}
+        "#,
+        root.join("calls").display()
+    );
+    fs::write(&path, script)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
+async fn built_once() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    let go = stub_go(root.path(), "sleep 0.2; echo program > \"$out\"")?;
+    let cache = root.path().join("cache");
+    let interrupted = PRODUCTS[0].cached(&cache).with_extension("building");
+    fs::create_dir_all(interrupted.join("bin"))?;
+    fs::write(interrupted.join("bin/half"), "")?;
+
+    let runs = [0, 1].map(|_| {
+        let (cache, go) = (cache.clone(), go.clone());
+        tokio::task::spawn_blocking(move || build::cached(&PRODUCTS[0], &cache, &go))
+    });
+    for run in runs {
+        let bin = run.await??;
+        assert_eq!(fs::read_to_string(bin.join("etcd"))?, "program\n");
+        assert!(!bin.join("half").exists(), "left by the interrupted one");
+        assert!(
+            !bin.with_file_name("gocache").exists(),
+            "it is of no use again"
+        );
+    }
+    let calls = fs::read_to_string(root.path().join("calls"))?;
+    assert_eq!(calls, "0 -mod=readonly -buildvcs=false\n", "one call");
+    Ok(())
+}
+
+async fn build_fails() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    let go = stub_go(root.path(), "echo 'etcd.go:1: no such thing' >&2; exit 1")?;
+    let built = build::cached(&PRODUCTS[0], root.path(), &go);
+    let words = built.err().context("it fails")?.to_string();
+    assert!(words.contains("no such thing"), "{words}");
+    assert!(!PRODUCTS[0].cached(root.path()).exists());
+    let nowhere = build::cached(&PRODUCTS[0], root.path(), &root.path().join("nowhere"));
+    let words = nowhere.err().context("there is no go")?.to_string();
+    assert!(words.contains("https://go.dev/dl"), "{words}");
     Ok(())
 }
 
