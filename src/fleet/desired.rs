@@ -17,38 +17,59 @@ impl Fleet {
     /// already, or was told to apply it, is not told again. A device in no wave keeps what it has.
     pub fn set_desired(&self, waves: Vec<BTreeMap<DeviceId, DeviceState>>) {
         let known = self.known_states();
-        let mut states = BTreeMap::new();
-        let mut order = Vec::new();
+        let mut named = BTreeSet::new();
+        let mut first = BTreeSet::new();
+        let mut later = Vec::new();
         for wave in waves {
-            order.push(wave.keys().cloned().collect::<BTreeSet<_>>());
-            for (device, state) in wave {
-                // An unchanged state keeps its hash: most are, most of the time.
-                let same = known.get(&device).filter(|known| known.state == state);
-                let state = same
-                    .cloned()
-                    .unwrap_or_else(|| Arc::new(Desired::new(state)));
-                states.insert(device, state);
+            named.extend(wave.keys().cloned());
+            // A wave is sent before the next is so much as hashed: states can be large.
+            let behind = self.set_wave(wave, &known, first.is_empty());
+            match first.is_empty() {
+                true => first = behind,
+                false => later.push(behind),
             }
         }
         let mut roster = self.roster();
-        let mut behind = BTreeSet::new();
         for (device, member) in &mut roster.members {
-            if member.set_desired(states.remove(device)) {
-                behind.insert(device.clone());
+            if !named.contains(device) {
+                member.set_desired(None);
             }
         }
-        for wave in &mut order {
-            wave.retain(|device| behind.contains(device));
-        }
-        let now = Instant::now();
-        let first = self.waves().plan(order, now);
-        for device in first {
-            if let Some(member) = roster.members.get_mut(&device) {
-                member.promise(now);
-            }
-        }
+        self.waves().plan(first, later, Instant::now());
         drop(roster);
         self.0.planned.notify_one();
+    }
+
+    /// Makes these states the wanted ones and answers with who has to be told. `now`: they are.
+    fn set_wave(
+        &self,
+        wave: BTreeMap<DeviceId, DeviceState>,
+        known: &BTreeMap<DeviceId, Arc<Desired>>,
+        now: bool,
+    ) -> BTreeSet<DeviceId> {
+        let wave = wave.into_iter().map(|(device, state)| {
+            // An unchanged state keeps its hash: most are, most of the time.
+            let same = known.get(&device).filter(|known| known.state == state);
+            let desired = same.cloned();
+            let desired = desired.unwrap_or_else(|| Arc::new(Desired::new(state)));
+            (device, desired)
+        });
+        let wave: Vec<_> = wave.collect();
+        let at = Instant::now();
+        let mut behind = BTreeSet::new();
+        let mut roster = self.roster();
+        for (device, desired) in wave {
+            let Some(member) = roster.members.get_mut(&device) else {
+                continue;
+            };
+            if member.set_desired(Some(desired)) {
+                if now {
+                    member.promise(at);
+                }
+                behind.insert(device);
+            }
+        }
+        behind
     }
 
     fn known_states(&self) -> BTreeMap<DeviceId, Arc<Desired>> {

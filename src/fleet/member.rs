@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::allowance::Allowance;
 use super::outbox::Outbox;
 use super::proto;
 use super::records::{AppliedState, DeviceRecord, DeviceStanding};
@@ -22,6 +23,10 @@ const MOST_SENT: usize = 8;
 /// A bundle that was neither acknowledged nor refused is sent again after this, then half as often.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+/// Refusals and tampering of one device that are told: in a burst, and a second. A device whose root is
+/// lost could fill the audit log with them.
+const TELLINGS: (u32, f64) = (30, 1.0 / 30.0);
 
 /// A state and its hash, computed once.
 #[derive(Debug)]
@@ -101,6 +106,8 @@ pub struct Member {
     in_force: Option<Arc<Desired>>,
     refused: Option<String>,
     pub counts: Vec<RuleCount>,
+    /// How often the audit log hears of what this device says of itself.
+    tellings: Allowance,
     /// The store does not have this standing yet.
     pub unsaved: bool,
     /// `last_seen` as the store has it.
@@ -119,8 +126,14 @@ impl Member {
             in_force: None,
             refused: None,
             counts: Vec::new(),
+            tellings: Allowance::new(TELLINGS.0, TELLINGS.1, Instant::now()),
             unsaved: false,
         }
+    }
+
+    /// Whether the witness hears of what this device says now.
+    pub fn may_be_told(&mut self, now: Instant) -> bool {
+        self.tellings.take(now).is_ok()
     }
 
     pub fn standing(&mut self) -> &mut DeviceStanding {
@@ -358,3 +371,7 @@ impl Retry {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "member_tests.rs"]
+mod tests;

@@ -242,8 +242,11 @@ impl Fleet {
                 operator_epoch: epoch,
             };
             let tenant = member.record.tenant.clone();
+            let told = member.may_be_told(now);
             drop(roster);
-            self.tell(format!("device:{device}"), Some(tenant), happening);
+            if told {
+                self.tell(format!("device:{device}"), Some(tenant), happening);
+            }
             return Err(behind(device_epoch, epoch));
         }
         member.claim(&addresses, at);
@@ -313,7 +316,12 @@ impl Fleet {
         let member = roster.in_session(device, session).ok_or_else(over)?;
         member.refused(format!("{reason}: {detail}"), refused.revision);
         let tenant = member.record.tenant.clone();
+        let told = member.may_be_told(Instant::now());
         drop(roster);
+        self.changed();
+        if !told {
+            return Ok(());
+        }
         let happening = Happening::BundleRefused {
             device: device.clone(),
             epoch: refused.epoch,
@@ -322,7 +330,6 @@ impl Fleet {
             detail,
         };
         self.tell(format!("device:{device}"), Some(tenant), happening);
-        self.changed();
         Ok(())
     }
 
@@ -353,6 +360,9 @@ impl Fleet {
         let mut roster = self.roster();
         let member = roster.in_session(device, session).ok_or_else(over)?;
         let tenant = member.record.tenant.clone();
+        if !member.may_be_told(Instant::now()) {
+            return Ok(());
+        }
         drop(roster);
         let happening = Happening::Tampered {
             device: device.clone(),

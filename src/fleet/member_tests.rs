@@ -1,0 +1,168 @@
+use super::*;
+use crate::api::TrustLevel;
+use crate::domain::enforcement::Source;
+use crate::domain::names::DeviceId;
+
+fn member() -> Member {
+    Member::new(DeviceRecord {
+        id: DeviceId::from_ulid(ulid::Ulid::from_parts(0, 1)),
+        tenant: "acme".to_owned(),
+        tags: BTreeMap::new(),
+        trust: TrustLevel::default(),
+        fingerprint: [0; 32],
+        enrolled_at: Timestamp::UNIX_EPOCH,
+        token: "jt_1".to_owned(),
+        revoked_at: None,
+        standing: DeviceStanding::default(),
+    })
+}
+
+fn connected() -> Member {
+    let mut member = member();
+    member.attach(1, Arc::default(), Instant::now());
+    member
+}
+
+fn desired(isolations: &[&str]) -> Arc<Desired> {
+    let sources = isolations.iter().map(|uid| Source {
+        kind: SourceKind::Isolation,
+        namespace: "acme".to_owned(),
+        name: (*uid).to_owned(),
+        uid: (*uid).to_owned(),
+        generation: 1,
+    });
+    Arc::new(Desired::new(DeviceState {
+        sources: sources.collect(),
+        ..Default::default()
+    }))
+}
+
+fn applied(desired: &Desired, revision: u64) -> proto::Applied {
+    proto::Applied {
+        epoch: 1,
+        revision,
+        state_hash: desired.hash.clone(),
+    }
+}
+
+/// Has the member apply a state and cut connections for it.
+fn apply(member: &mut Member, isolations: &[&str], cut: u32) -> BTreeMap<String, u64> {
+    let desired = desired(isolations);
+    member.set_desired(Some(desired.clone()));
+    member.taken(&desired);
+    member.acknowledged(&applied(&desired, 1), cut, Timestamp::UNIX_EPOCH);
+    member.applied().connections_cut
+}
+
+fn counts<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
+    counts.map(|(uid, count)| (uid.to_owned(), count)).into()
+}
+
+#[test]
+fn cut_connections_belong_to_the_isolations_that_came_with_the_state() {
+    let mut member = connected();
+    assert_eq!(apply(&mut member, &["a"], 4), counts([("a", 4)]));
+    let both = apply(&mut member, &["a", "b"], 2);
+    assert_eq!(both, counts([("a", 4), ("b", 2)]));
+    let again = apply(&mut member, &["a", "b"], 9);
+    assert_eq!(again, both, "a repaired table cuts for nobody new");
+    assert_eq!(apply(&mut member, &["b"], 0), counts([("b", 2)]));
+    assert_eq!(
+        apply(&mut member, &["a", "b"], 1)["a"],
+        1,
+        "a new one counts anew"
+    );
+}
+
+#[test]
+fn a_count_is_not_put_down_to_isolations_that_were_in_force_before_a_restart() {
+    let mut member = connected();
+    apply(&mut member, &["a"], 4);
+    let mut restarted = Member::new(member.record);
+    restarted.attach(1, Arc::default(), Instant::now());
+    // The first that it hears of is the next state: the one in force was never wanted here.
+    assert_eq!(
+        apply(&mut restarted, &["a", "b"], 3),
+        counts([("a", 4), ("b", 3)])
+    );
+}
+
+#[test]
+fn what_is_applied_or_promised_is_not_promised_again() {
+    let mut member = connected();
+    let (one, two) = (desired(&["1"]), desired(&["2"]));
+    assert!(member.set_desired(Some(one.clone())));
+    member.promise(Instant::now());
+    assert!(member.is_awaited());
+    assert!(!member.set_desired(Some(one.clone())));
+    assert!(member.set_desired(Some(two.clone())), "another state");
+    assert!(
+        !member.set_desired(Some(one.clone())),
+        "back before it was sent"
+    );
+    member.taken(&one);
+    member.acknowledged(&applied(&one, 1), 0, Timestamp::UNIX_EPOCH);
+    assert!(!member.is_awaited() && !member.set_desired(Some(one.clone())));
+    member.set_desired(Some(two.clone()));
+    member.promise(Instant::now());
+    member.taken(&two);
+    assert!(
+        member.set_desired(Some(one)),
+        "it is told two, and one is wanted"
+    );
+}
+
+#[test]
+fn an_acknowledgement_of_an_older_state_leaves_the_newer_one_awaited() {
+    let mut member = connected();
+    let (one, two) = (desired(&["1"]), desired(&["2"]));
+    for state in [&one, &two] {
+        member.set_desired(Some(state.clone()));
+        member.promise(Instant::now());
+        member.taken(state);
+    }
+    member.acknowledged(&applied(&one, 1), 0, Timestamp::UNIX_EPOCH);
+    assert!(member.is_awaited());
+    assert_eq!(member.applied().sources, one.state.sources);
+    assert!(!member.is_up_to_date());
+    member.acknowledged(&applied(&two, 2), 0, Timestamp::UNIX_EPOCH);
+    assert!(!member.is_awaited() && member.is_up_to_date());
+}
+
+#[test]
+fn what_is_not_acknowledged_is_sent_again_at_growing_intervals() {
+    let mut member = connected();
+    let state = desired(&["1"]);
+    member.set_desired(Some(state.clone()));
+    let begun = Instant::now();
+    member.promise(begun);
+    member.taken(&state);
+    let mut sent = Vec::new();
+    for second in 0..120 {
+        if member.retry_if_due(begun + Duration::from_secs(second)) {
+            sent.push(second);
+        }
+    }
+    assert_eq!(sent[0], 5);
+    let gaps: Vec<u64> = sent.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.windows(2).all(|pair| pair[1] > pair[0]), "{sent:?}");
+    member.acknowledged(&applied(&state, 1), 0, Timestamp::UNIX_EPOCH);
+    assert!(!member.retry_if_due(begun + Duration::from_secs(4000)));
+}
+
+#[test]
+fn a_device_that_is_away_is_promised_nothing() {
+    let mut member = member();
+    assert!(!member.set_desired(Some(desired(&["1"]))));
+    member.promise(Instant::now());
+    assert!(!member.is_awaited() && !member.retry_if_due(Instant::now() + LONGEST_RETRY));
+}
+
+#[test]
+fn what_a_device_says_of_itself_is_told_so_often_and_no_more() {
+    let mut member = member();
+    let now = Instant::now();
+    let told = (0..100).filter(|_| member.may_be_told(now)).count();
+    assert_eq!(told, 30);
+    assert!(member.may_be_told(now + Duration::from_secs(60)));
+}
