@@ -102,6 +102,15 @@ pub struct AuditQuery {
     pub limit: u64,
 }
 
+impl AuditQuery {
+    pub fn page_size(&self) -> u64 {
+        match self.limit {
+            0 => MAX_LIMIT,
+            limit => limit.min(MAX_LIMIT),
+        }
+    }
+}
+
 /// Records, newest first.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AuditPage {

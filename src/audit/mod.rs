@@ -27,6 +27,7 @@ mod recover;
 mod testing;
 mod text;
 pub mod tile;
+pub mod trail;
 mod tree;
 pub mod verify;
 mod writer;

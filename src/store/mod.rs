@@ -4,6 +4,7 @@
 //! SQLite is embedded: one connection writes, so that writers queue in the pool and never meet a lock,
 //! and several read beside it.
 
+mod audit_index;
 mod fleet;
 mod migrations;
 

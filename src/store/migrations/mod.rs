@@ -1,6 +1,7 @@
 //! The tables, one file for each step; a step that was released is never edited.
 
 mod m0001_fleet;
+mod m0002_audit_index;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -9,6 +10,9 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_fleet::Migration)]
+        vec![
+            Box::new(m0001_fleet::Migration),
+            Box::new(m0002_audit_index::Migration),
+        ]
     }
 }
