@@ -9,6 +9,7 @@ mod caller;
 mod charts;
 mod cluster;
 mod harness;
+mod interop;
 mod lab;
 mod process;
 mod run;
@@ -40,7 +41,11 @@ fn outside() -> anyhow::Result<ExitCode> {
     }
     let toolset = cluster::toolset::Toolset::ensure()?;
     let run = run::Run::begin()?;
-    let code = sandbox::enter(&[toolset.to_env()?, run.to_env()])?;
+    let mut env = vec![toolset.to_env()?, run.to_env()];
+    if !is_command() {
+        env.push(interop::ensure()?);
+    }
+    let code = sandbox::enter(&env)?;
     run.end(code == ExitCode::SUCCESS);
     Ok(code)
 }

@@ -169,7 +169,8 @@ fn search_path() -> Vec<PathBuf> {
     dirs
 }
 
-fn cache_dir() -> anyhow::Result<PathBuf> {
+/// Where programs that tests need are kept from run to run.
+pub fn cache_dir() -> anyhow::Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let cache = match (set("SEAWALL_CACHE"), set("XDG_CACHE_HOME"), set("HOME")) {
         (Some(dir), _, _) => PathBuf::from(dir),

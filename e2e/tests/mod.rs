@@ -1,6 +1,7 @@
 //! Every test with real parts, one file a subject. A file gives its tests by `all()`.
 
 mod admission;
+mod audit_log;
 mod bounds;
 mod chart;
 mod control_plane;
@@ -15,6 +16,7 @@ use libtest_mimic::Trial;
 pub fn all() -> Vec<Trial> {
     [
         admission::all(),
+        audit_log::all(),
         bounds::all(),
         chart::all(),
         control_plane::all(),

@@ -166,6 +166,72 @@ async fn a_failed_sync_ends_the_task_so_that_the_process_restarts() {
     assert!(checked(directory.path(), &keys).ok());
 }
 
+const APPEND_TO: &str = "SEAWALL_TEST_APPEND_TO";
+
+/// Not a test: what the process does that the test below kills.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn append_until_killed() {
+    let Some(directory) = std::env::var_os(APPEND_TO).map(PathBuf::from) else {
+        return;
+    };
+    let keys = std::fs::read(directory.with_file_name("keys")).unwrap();
+    let mut options = Options::new(&directory, LogKeys::from_bytes(&keys).unwrap());
+    options.publish_delay = Duration::from_millis(1);
+    let (log, task, _) = AuditLog::open(options).unwrap();
+    tokio::spawn(task.run());
+    for number in 0..1_000_000 {
+        let entry = intent(json!(number));
+        let appended = log.append(&entry).await.unwrap();
+        println!("acknowledged {} {}", appended.index, appended.id);
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_loses_no_acknowledged_entry() {
+    use std::io::BufRead;
+    let (scratch, keys) = (tempfile::tempdir().unwrap(), keys());
+    let directory = scratch.path().join("audit");
+    std::fs::write(scratch.path().join("keys"), keys.to_bytes()).unwrap();
+    let mut acknowledged = Vec::new();
+    for _ in 0..3 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "audit::log::tests::append_until_killed"])
+            .args(["--ignored", "--nocapture"])
+            .env(APPEND_TO, &directory)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut take = |line: String| {
+            let told = line
+                .split_once("acknowledged ")
+                .map(|(_, told)| told.to_owned());
+            acknowledged.extend(told);
+        };
+        lines
+            .by_ref()
+            .take(150)
+            .for_each(|line| take(line.unwrap()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What it had still said before it died. Its last line may be cut.
+        let rest: Vec<String> = lines.map_while(Result::ok).collect();
+        let whole = rest.len().saturating_sub(1);
+        rest.into_iter().take(whole).for_each(&mut take);
+    }
+    let (writer, opened) = Writer::open(&directory, keys.clone()).unwrap();
+    assert!(acknowledged.len() > 400 && opened.size >= acknowledged.len() as u64);
+    writer.close().unwrap();
+    assert!(checked(&directory, &keys).ok());
+    let entries = published(&directory, opened.size);
+    for told in acknowledged {
+        let (index, id) = told.split_once(' ').unwrap();
+        let entry = Entry::decode(&entries[index.parse::<usize>().unwrap()]).unwrap();
+        assert_eq!(entry.id, id);
+    }
+}
+
 /// Not an assertion of speed: `cargo test --lib audit_append_latency -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement, not a test"]
