@@ -10,6 +10,8 @@ use crate::audit::cli::VerifyArgs;
 use crate::crds::CrdsArgs;
 use crate::fleet::cli::FleetArgs;
 use crate::mcp::command::McpArgs;
+use crate::operator::args::OperatorArgs;
+use crate::operator::release::ReleaseArgs;
 
 /// Keeps a breach from spreading: segments and isolates devices and workloads, and proves it.
 #[derive(Debug, Parser)]
@@ -23,6 +25,10 @@ pub struct Cli {
 pub enum Command {
     /// Enforce on this device what the operator says, and prove it.
     Agent(AgentArgs),
+    /// Watch the custom resources and make them so, on devices and in the cluster.
+    Operator(Box<OperatorArgs>),
+    /// Look at releases that are held because they were too many at once, and confirm them.
+    Release(ReleaseArgs),
     /// Print the CustomResourceDefinitions, or write them to the files that hold them.
     Crds(CrdsArgs),
     /// Make, list and revoke the keys of AI agents.
@@ -39,6 +45,8 @@ pub enum Command {
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Agent(args) => crate::agent::run(args),
+        Command::Operator(args) => crate::app::run(*args),
+        Command::Release(args) => crate::operator::release::run(&args),
         Command::Crds(args) => crate::crds::run(&args),
         Command::Keys(args) => crate::access::command::run(args),
         Command::Mcp(args) => crate::mcp::command::run(*args),

@@ -4,6 +4,7 @@
 //! a replica that does not lead is ready too, for it is warm. Live means that the loop turns.
 
 use std::collections::BTreeMap;
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +16,16 @@ use axum::routing::get;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
 /// A loop that has not turned for this long hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(60);
+
+/// How long answers under way may take after `stop`.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What the loop says of itself.
 #[derive(Clone, Debug, Default)]
@@ -44,11 +49,16 @@ pub async fn serve(
     metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<()> {
-    let router = router(health, metrics);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
-        .context("serving health and metrics")
+    let server = axum::serve(listener, router(health, metrics))
+        .with_graceful_shutdown(stop.clone().cancelled_owned())
+        .into_future();
+    tokio::pin!(server);
+    let served = tokio::select! {
+        served = &mut server => served,
+        // A scraper that keeps its connection open must not keep the process.
+        () = stop.cancelled() => timeout(GOODBYE, server).await.unwrap_or(Ok(())),
+    };
+    served.context("serving health and metrics")
 }
 
 fn router(health: watch::Receiver<Health>, metrics: Metrics) -> Router {

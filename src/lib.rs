@@ -7,6 +7,7 @@
 pub mod access;
 pub mod agent;
 pub mod api;
+pub mod app;
 pub mod audit;
 pub mod backoff;
 pub mod cli;
@@ -20,6 +21,7 @@ pub mod local;
 pub mod mcp;
 pub mod metrics;
 pub mod operator;
+pub mod reconcile;
 pub mod status;
 pub mod store;
 pub mod watch;

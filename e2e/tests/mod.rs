@@ -7,6 +7,7 @@ mod chart;
 mod control_plane;
 mod lab;
 mod mcp;
+mod operator;
 mod process;
 mod refusals;
 mod toolset;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Trial> {
         control_plane::all(),
         lab::all(),
         mcp::all(),
+        operator::all(),
         process::all(),
         refusals::all(),
         toolset::all(),

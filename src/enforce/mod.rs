@@ -1,8 +1,10 @@
 //! Appliers: what `compile` wants, made so. The agents' bundles go through `fleet`; here are the
-//! objects that the operator keeps in the API server: NetworkPolicies, and the ServiceAccounts and
-//! RoleBindings of agents. `owned` is the engine they share; each folder says what its kind looks like.
+//! objects that the operator keeps in the API server: NetworkPolicies, the ServiceAccounts and
+//! RoleBindings of agents, and the list of holds. `owned` is the engine of the first three; each folder
+//! says what its kind looks like.
 
 pub mod access;
+pub mod holds;
 mod known;
 pub mod netpol;
 pub mod owned;

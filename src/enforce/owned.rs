@@ -27,7 +27,7 @@ use super::plan::{Step, Stored};
 use crate::api::stamps;
 use crate::domain::names::ObjectKey;
 use crate::leadership::Role;
-use crate::watch::{Change, Raw};
+use crate::watch::{Change, Kind, Raw};
 
 /// At most this many writes of one kind at a time: the API server is not ours alone.
 const CONCURRENT: usize = 8;
@@ -37,6 +37,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub trait Owned: 'static {
     /// What is wanted of an object, and compared.
     type Content: Clone + PartialEq + Send + Sync + 'static;
+    const KIND: Kind;
     const MANAGER: &'static str;
     /// Whether removing comes first because removing is what tightens.
     const DELETES_FIRST: bool;
@@ -103,8 +104,8 @@ impl<K: Owned> Applier<K> {
                     Some(change) => known.observe(change),
                     None => anyhow::bail!("the watch of {} ended", K::resource().kind),
                 },
-                changed = self.wanted.changed() => changed?,
-                changed = self.role.changed() => changed?,
+                changed = self.wanted.changed() => if changed.is_err() { return Ok(()) },
+                changed = self.role.changed() => if changed.is_err() { return Ok(()) },
                 () = async { sleep_until(retry.expect("guarded")).await }, if retry.is_some() => {}
             }
             while let Ok(change) = self.changes.try_recv() {

@@ -27,6 +27,11 @@ pub struct OperatorArgs {
     #[arg(long, env = "SEAWALL_DATABASE_URL")]
     pub database_url: Option<String>,
 
+    /// The name of the audit log, which is in every checkpoint; by default `seawall/` and the system
+    /// namespace. It can't be changed later.
+    #[arg(long, env = "SEAWALL_AUDIT_ORIGIN")]
+    pub audit_origin: Option<String>,
+
     /// Where agents connect (gRPC over mutual TLS).
     #[arg(long, env = "SEAWALL_FLEET_LISTEN", default_value = "0.0.0.0:8443")]
     pub fleet_listen: SocketAddr,

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +14,8 @@ use nix::fcntl::{Flock, FlockArg};
 /// A locked data directory.
 pub struct DataDir {
     path: PathBuf,
-    /// Random, made with the directory.
+    /// Random, made with the directory; with the inode of the lock, so that a copy of the directory,
+    /// such as a restored backup beside a running operator, is another one.
     id: String,
     /// The kernel frees the lock when the process ends, however it ends.
     _lock: Flock<File>,
@@ -44,8 +45,10 @@ impl DataDir {
                 return Err(error).with_context(|| format!("locking {}", path.display()));
             }
         };
+        let name = id_of(&mut lock).context("reading the data directory's name")?;
+        let inode = lock.metadata().context("reading the lock's inode")?.ino();
         Ok(Self {
-            id: id_of(&mut lock).context("reading the data directory's name")?,
+            id: format!("{name}-{inode:x}"),
             path: path.to_owned(),
             _lock: lock,
         })

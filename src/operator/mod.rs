@@ -2,8 +2,18 @@
 //! `app` wires these and the other parts together.
 
 pub mod args;
+pub mod auditing;
+pub mod base;
 pub mod data_dir;
 pub mod keys;
+pub mod kind_check;
 pub mod kubernetes;
+pub mod local_sources;
+pub mod logging;
 pub mod mcp_token;
 pub mod protected;
+pub mod recorder;
+pub mod release;
+pub mod signals;
+pub mod standings;
+pub mod tasks;

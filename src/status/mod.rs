@@ -1,14 +1,20 @@
 //! A verdict and what was acknowledged, to the status that people read. Pure: the same facts give the same
-//! status, so a quiet minute writes nothing.
+//! status, so a quiet minute writes nothing. Only `task` and `writer`, the one writer of statuses, have
+//! a client and a clock.
 
+mod chronicle;
 mod conditions;
 mod isolation;
 mod policy;
 mod scope;
+mod task;
+mod wanted;
+mod writer;
 
 pub use isolation::isolation;
 pub use policy::policy;
 pub use scope::scope;
+pub use task::StatusTask;
 
 use serde::Serialize;
 use serde_json::Value;

@@ -6,6 +6,7 @@
 
 mod audit_index;
 mod fleet;
+mod in_force;
 mod migrations;
 
 use std::time::Duration;

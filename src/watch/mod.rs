@@ -63,11 +63,14 @@ pub enum Change<T> {
 }
 
 /// An object whose content this version does not understand.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Malformed {
     pub key: ObjectKey,
     pub uid: String,
     pub generation: i64,
+    pub resource_version: String,
+    /// As it is stored.
+    pub status: Option<Value>,
     pub why: String,
 }
 

@@ -52,18 +52,29 @@ impl<T> Watch<T> {
         self
     }
 
-    /// Sends every change until `stop` or until nobody listens.
-    pub async fn run(self, out: mpsc::Sender<Change<T>>, stop: CancellationToken) {
+    /// Sends every change until `stop` or until nobody listens; `synced` hears whether the list is
+    /// known, or why not.
+    pub async fn run(
+        self,
+        out: mpsc::Sender<Change<T>>,
+        synced: impl Fn(Kind, Option<&str>),
+        stop: CancellationToken,
+    ) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
         while !stop.is_cancelled() && !out.is_closed() {
-            stop.run_until_cancelled(self.until_lost(&mut backoff, &out))
+            stop.run_until_cancelled(self.until_lost(&mut backoff, &out, &synced))
                 .await;
             stop.run_until_cancelled(sleep(backoff.pause())).await;
         }
     }
 
     /// Lists and watches until the list can't be had: then nothing of this watch can be resumed.
-    async fn until_lost(&self, backoff: &mut Backoff, out: &mpsc::Sender<Change<T>>) {
+    async fn until_lost(
+        &self,
+        backoff: &mut Backoff,
+        out: &mpsc::Sender<Change<T>>,
+        synced: &impl Fn(Kind, Option<&str>),
+    ) {
         let mut events = std::pin::pin!(watcher::watcher(self.api.clone(), self.config.clone()));
         let mut listing = Listing::default();
         while let Some(event) = events.next().await {
@@ -75,8 +86,9 @@ impl<T> Watch<T> {
                     listing.step(self.kind, event, self.narrow)
                 }
                 Err(error) => match failure(self.kind, &error) {
-                    Some(lost) => {
-                        let _ = out.send(lost).await;
+                    Some(why) => {
+                        synced(self.kind, Some(&why));
+                        let _ = out.send(Change::Lost { why }).await;
                         return;
                     }
                     None => {
@@ -85,18 +97,22 @@ impl<T> Watch<T> {
                     }
                 },
             };
+            let complete = matches!(change, Some(Change::Reset { .. }));
             if let Some(change) = change
                 && out.send(change).await.is_err()
             {
                 return;
+            }
+            if complete {
+                synced(self.kind, None);
             }
         }
     }
 }
 
 /// A failed watch is resumed; only when the list can't be had, or the kind is gone (then a resumed
-/// watch would miss what vanished with it), is anything unknown.
-fn failure<T>(kind: Kind, error: &watcher::Error) -> Option<Change<T>> {
+/// watch would miss what vanished with it), is anything unknown: then it says why.
+fn failure(kind: Kind, error: &watcher::Error) -> Option<String> {
     let why = explain(kind, error);
     let lost = match error {
         watcher::Error::InitialListFailed(_) => true,
@@ -105,7 +121,7 @@ fn failure<T>(kind: Kind, error: &watcher::Error) -> Option<Change<T>> {
     };
     if lost {
         warn!(kind = kind.as_str(), "{why}");
-        return Some(Change::Lost { why });
+        return Some(why);
     }
     info!(kind = kind.as_str(), "{why}; resuming");
     None
@@ -144,7 +160,7 @@ impl<T> Listing<T> {
                     Ok((key, object)) => {
                         self.objects.insert(key, object);
                     }
-                    Err(malformed) => self.malformed.push(malformed),
+                    Err(malformed) => self.malformed.push(*malformed),
                 }
                 None
             }
@@ -157,7 +173,7 @@ impl<T> Listing<T> {
             }
             Event::Apply(object) => Some(match read(kind, object, narrow) {
                 Ok((key, object)) => Change::Apply(key, object),
-                Err(malformed) => Change::Malformed(malformed),
+                Err(malformed) => Change::Malformed(*malformed),
             }),
             Event::Delete(object) => Some(Change::Delete(key_of(&object.metadata))),
         }
@@ -168,10 +184,12 @@ fn read<T>(
     kind: Kind,
     object: DynamicObject,
     narrow: fn(Raw) -> Result<T, String>,
-) -> Result<(ObjectKey, T), Malformed> {
+) -> Result<(ObjectKey, T), Box<Malformed>> {
     let key = key_of(&object.metadata);
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let generation = object.metadata.generation.unwrap_or_default();
+    let resource_version = object.metadata.resource_version.clone().unwrap_or_default();
+    let status = object.data.get("status").cloned();
     narrow(Raw {
         metadata: object.metadata,
         data: object.data,
@@ -183,12 +201,14 @@ fn read<T>(
             object = %key,
             "this object is skipped, and what was known of it stays in force: {why}"
         );
-        Malformed {
+        Box::new(Malformed {
             key,
             uid,
             generation,
+            resource_version,
+            status,
             why,
-        }
+        })
     })
 }
 
@@ -292,15 +312,13 @@ mod tests {
             watcher::Error::InitialListFailed(missing()),
             watcher::Error::WatchStartFailed(missing()),
         ] {
-            let Some(Change::Lost { why }) = failure::<i64>(Kind::Policy, &error) else {
-                panic!("a list that can't be had is lost");
-            };
+            let why = failure(Kind::Policy, &error).expect("a list that can't be had is lost");
             assert!(why.contains("CustomResourceDefinitions"), "{why}");
         }
         let gone = watcher::Error::WatchError(Box::new(kube::core::Status {
             code: 410,
             ..kube::core::Status::default()
         }));
-        assert!(failure::<i64>(Kind::Policy, &gone).is_none());
+        assert!(failure(Kind::Policy, &gone).is_none());
     }
 }

@@ -14,6 +14,7 @@ use crate::api::Access;
 use crate::api::stamps;
 use crate::domain::enforcement::AccessGrant;
 use crate::domain::names::ObjectKey;
+use crate::watch::Kind;
 
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -22,6 +23,7 @@ pub struct ServiceAccounts;
 impl Owned for ServiceAccounts {
     /// Nothing of a ServiceAccount is ours but that it is there.
     type Content = ();
+    const KIND: Kind = Kind::ServiceAccount;
     const MANAGER: &'static str = MANAGER;
     const DELETES_FIRST: bool = true;
 
@@ -54,6 +56,7 @@ pub struct Binding {
 
 impl Owned for RoleBindings {
     type Content = Binding;
+    const KIND: Kind = Kind::RoleBinding;
     const MANAGER: &'static str = MANAGER;
     const DELETES_FIRST: bool = true;
 
@@ -107,24 +110,27 @@ pub fn service_accounts(grants: &BTreeMap<ObjectKey, AccessGrant>) -> BTreeMap<O
         .collect()
 }
 
-/// The RoleBindings that the grants need. The role is in the name, because the API server lets nobody
-/// change a binding's role: another role is another binding, and the old one goes first.
+/// The RoleBindings that the grants need.
 pub fn role_bindings(grants: &BTreeMap<ObjectKey, AccessGrant>) -> BTreeMap<ObjectKey, Binding> {
     grants
         .iter()
         .filter_map(|(scope, grant)| {
-            let role = cluster_role(grant.role?)?;
             let binding = Binding {
-                role: role.to_owned(),
+                role: cluster_role(grant.role?)?.to_owned(),
                 agents: vec![grant.service_account.clone()],
                 strangers: 0,
             };
-            Some((
-                ObjectKey::new(&scope.namespace, format!("{role}:{}", scope.name)),
-                binding,
-            ))
+            Some((binding_key(scope, grant)?, binding))
         })
         .collect()
+}
+
+/// The key of the scope's RoleBinding, if it has one. The role is in the name, because the API server
+/// lets nobody change a binding's role: another role is another binding, and the old one goes first.
+pub fn binding_key(scope: &ObjectKey, grant: &AccessGrant) -> Option<ObjectKey> {
+    let role = cluster_role(grant.role?)?;
+    let name = format!("{role}:{}", scope.name);
+    Some(ObjectKey::new(&scope.namespace, name))
 }
 
 /// The key of the scope's ServiceAccount.

@@ -6,11 +6,13 @@ use kube::discovery::ApiResource;
 use serde_json::{Value, json};
 
 use super::owned::Owned;
+use crate::watch::Kind;
 
 pub struct NetworkPolicies;
 
 impl Owned for NetworkPolicies {
     type Content = NetworkPolicySpec;
+    const KIND: Kind = Kind::NetworkPolicy;
     const MANAGER: &'static str = "seawall/netpol";
     // A pod that one policy isolates and the next one allows must not be open in between.
     const DELETES_FIRST: bool = false;

@@ -1,0 +1,218 @@
+//! Where one resource stands, for the MCP server: asked again at every change, so that a tool call
+//! answers as soon as the last device has acknowledged, and not when a status was written.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::applied::DeviceApplied;
+use crate::domain::names::{DeviceId, ObjectKey};
+use crate::domain::verdict::{Acceptance, IsolationVerdict, PolicyVerdict};
+use crate::local::Kind;
+use crate::local::types::{SettledQuery, Standing};
+use crate::reconcile::view::View;
+
+/// What is known at one moment.
+pub struct Moment<'a> {
+    pub view: &'a View,
+    pub applied: &'a BTreeMap<DeviceId, DeviceApplied>,
+}
+
+/// A standing, and whether it is what was waited for.
+pub struct Assessed {
+    pub standing: Standing,
+    pub settled: bool,
+}
+
+impl Moment<'_> {
+    /// `None` while the operator has not seen the resource, at this generation.
+    pub fn assess(
+        &self,
+        kind: Kind,
+        resource: &ObjectKey,
+        query: &SettledQuery,
+        had_it: &mut BTreeSet<DeviceId>,
+    ) -> Option<Assessed> {
+        if query.gone {
+            return self.gone(kind, resource, query, had_it);
+        }
+        let fresh = |uid: &str, generation: i64| uid == query.uid && generation >= query.generation;
+        match kind {
+            Kind::Isolation => {
+                let verdicts = &self.view.compiled.verdicts.isolations;
+                let verdict = verdicts
+                    .get(resource)
+                    .filter(|verdict| fresh(&verdict.uid, verdict.generation))?;
+                Some(self.isolation(verdict))
+            }
+            Kind::Policy => {
+                let verdicts = &self.view.compiled.verdicts.policies;
+                let verdict = verdicts
+                    .get(resource)
+                    .filter(|verdict| fresh(&verdict.uid, verdict.generation))?;
+                Some(self.policy(verdict))
+            }
+        }
+    }
+
+    fn isolation(&self, verdict: &IsolationVerdict) -> Assessed {
+        let mut standing = self.points(&verdict.uid, verdict.generation, &verdict.peers);
+        let (accepted, reason, message) = words(&verdict.acceptance);
+        standing.accepted = accepted;
+        standing.reason = reason;
+        standing.message = message;
+        let mut self_done = true;
+        if let Some(device) = &verdict.device {
+            let programmed = self.has(device, &verdict.uid, verdict.generation);
+            let connected = self.connected(device);
+            standing.self_programmed = Some(programmed);
+            standing.offline += usize::from(!connected);
+            self_done = programmed || !connected;
+        }
+        if let Some(why) = &verdict.not_enforceable {
+            standing.reason = "NotEnforceable".to_owned();
+            standing.message = why.clone();
+        }
+        standing.programmed &= accepted && self_done && verdict.not_enforceable.is_none();
+        standing.still_isolated_by = verdict
+            .also_isolated_by
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let settled = standing.programmed || !accepted || verdict.not_enforceable.is_some();
+        Assessed { standing, settled }
+    }
+
+    fn policy(&self, verdict: &PolicyVerdict) -> Assessed {
+        let mut standing = self.points(&verdict.uid, verdict.generation, &verdict.devices);
+        let (accepted, reason, message) = words(&verdict.acceptance);
+        standing.accepted = accepted;
+        standing.reason = reason;
+        standing.message = message;
+        if accepted && let Some(why) = verdict.not_enforceable.first() {
+            standing.reason = "NotEnforceable".to_owned();
+            standing.message = why.clone();
+        }
+        standing.programmed &= accepted;
+        let settled = standing.programmed || !accepted;
+        Assessed { standing, settled }
+    }
+
+    /// Settled when nothing wants it any more and no connected device has it; held is settled too.
+    fn gone(
+        &self,
+        kind: Kind,
+        resource: &ObjectKey,
+        query: &SettledQuery,
+        had_it: &mut BTreeSet<DeviceId>,
+    ) -> Option<Assessed> {
+        let having: BTreeSet<DeviceId> = self
+            .applied
+            .iter()
+            .filter(|(_, applied)| applied.sources.iter().any(|source| source.uid == query.uid))
+            .map(|(device, _)| device.clone())
+            .collect();
+        had_it.extend(having.iter().cloned());
+        let verdicts = &self.view.compiled.verdicts;
+        let (known, uid_of_name) = match kind {
+            Kind::Isolation => (
+                self.view.isolations.get(resource).map(|b| &b.uid),
+                verdicts.isolations.get(resource).map(|v| &v.uid),
+            ),
+            Kind::Policy => (
+                self.view.policies.get(resource).map(|b| &b.uid),
+                verdicts.policies.get(resource).map(|v| &v.uid),
+            ),
+        };
+        // The watch has not told of the deletion yet.
+        if known == Some(&query.uid) {
+            return None;
+        }
+        let mut standing = Standing {
+            uid: query.uid.clone(),
+            generation: query.generation,
+            accepted: true,
+            reason: "Released".to_owned(),
+            message: String::new(),
+            programmed: false,
+            self_programmed: None,
+            matched: had_it.len(),
+            programmed_points: had_it.len() - having.len(),
+            offline: having
+                .iter()
+                .filter(|device| !self.connected(device))
+                .count(),
+            connections_cut: 0,
+            still_isolated_by: Vec::new(),
+        };
+        if let Some(hold) = self.view.holds.get(&query.uid) {
+            standing.reason = "ReleaseHeld".to_owned();
+            standing.message = format!(
+                "so many isolations were released at once that this one stays in force until a person confirms: seawall release confirm {hold}"
+            );
+            return Some(Assessed {
+                standing,
+                settled: true,
+            });
+        }
+        let wanted =
+            uid_of_name == Some(&query.uid) || self.view.pending_release.contains(&query.uid);
+        standing.programmed = !wanted && having.iter().all(|device| !self.connected(device));
+        let settled = standing.programmed;
+        Some(Assessed { standing, settled })
+    }
+
+    fn points(&self, uid: &str, generation: i64, points: &BTreeSet<DeviceId>) -> Standing {
+        let programmed_points = points
+            .iter()
+            .filter(|device| self.has(device, uid, generation))
+            .count();
+        let waited_for = points
+            .iter()
+            .any(|device| self.connected(device) && !self.has(device, uid, generation));
+        let connections_cut = self
+            .applied
+            .values()
+            .filter_map(|applied| applied.connections_cut.get(uid))
+            .sum();
+        Standing {
+            uid: uid.to_owned(),
+            generation,
+            accepted: true,
+            reason: String::new(),
+            message: String::new(),
+            programmed: !waited_for,
+            self_programmed: None,
+            matched: points.len(),
+            programmed_points,
+            offline: points
+                .iter()
+                .filter(|device| !self.connected(device))
+                .count(),
+            connections_cut,
+            still_isolated_by: Vec::new(),
+        }
+    }
+
+    fn connected(&self, device: &DeviceId) -> bool {
+        self.applied
+            .get(device)
+            .is_some_and(|applied| applied.connected)
+    }
+
+    fn has(&self, device: &DeviceId, uid: &str, generation: i64) -> bool {
+        self.applied.get(device).is_some_and(|applied| {
+            applied
+                .sources
+                .iter()
+                .any(|source| source.uid == uid && source.generation == generation)
+        })
+    }
+}
+
+fn words(acceptance: &Acceptance) -> (bool, String, String) {
+    match acceptance {
+        Acceptance::Accepted => (true, "Accepted".to_owned(), String::new()),
+        Acceptance::Waiting { reason, message } | Acceptance::Refused { reason, message } => {
+            (false, reason.as_str().to_owned(), message.clone())
+        }
+    }
+}

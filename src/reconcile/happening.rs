@@ -1,0 +1,78 @@
+//! What the loop and the status writer see happen and the audit log has to know.
+
+use jiff::Timestamp;
+
+use super::holds::Hold;
+use crate::domain::names::{DeviceId, ObjectKey};
+use crate::domain::world::HeldIsolation;
+
+/// One thing that happened, and when.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Happening {
+    pub at: Timestamp,
+    pub what: What,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    LeadershipGained {
+        epoch: u64,
+    },
+    LeadershipLost,
+    /// The isolated device itself read it back.
+    Isolated(Isolated),
+    /// Every connected peer drops the device's addresses.
+    PeersComplete {
+        isolation: Named,
+        device: DeviceId,
+        peers: usize,
+        milliseconds: u64,
+    },
+    /// It was deleted and is not in force any more.
+    Released {
+        isolation: Named,
+        device: Option<DeviceId>,
+    },
+    /// Its time is over.
+    Expired {
+        isolation: Named,
+        device: Option<DeviceId>,
+    },
+    HoldOpened {
+        hold: Hold,
+        isolations: Vec<HeldIsolation>,
+    },
+    HoldConfirmed {
+        hold: Hold,
+        isolations: Vec<HeldIsolation>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Isolated {
+    pub isolation: Named,
+    pub device: DeviceId,
+    /// From the watch event to the read-back.
+    pub milliseconds: u64,
+    pub connections_cut: u64,
+}
+
+/// An Isolation, and the agent that wrote it, if one did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    pub key: ObjectKey,
+    pub uid: String,
+    pub generation: i64,
+    pub written_by: Option<String>,
+}
+
+impl Named {
+    pub fn of(held: &HeldIsolation) -> Self {
+        Self {
+            key: held.key.clone(),
+            uid: held.isolation.uid.clone(),
+            generation: held.isolation.generation,
+            written_by: held.isolation.written_by.clone(),
+        }
+    }
+}

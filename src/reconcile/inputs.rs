@@ -1,0 +1,56 @@
+//! The channels of the loop.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::happening::Happening;
+use super::holds::HoldList;
+use super::leading::KindCheck;
+use super::records::{InForce, InForceStore};
+use super::view::View;
+use crate::api::{
+    ApiKeyScopeSpec, ApiKeyScopeStatus, IsolationSpec, IsolationStatus, PolicySpec,
+    policy::PolicyStatus,
+};
+use crate::domain::world::World;
+use crate::enforce::access::{RoleBindings, ServiceAccounts};
+use crate::enforce::netpol::NetworkPolicies;
+use crate::enforce::owned::Wanted;
+use crate::fleet::Fleet;
+use crate::health::Health;
+use crate::leadership::Role;
+use crate::watch::{Change, Watched};
+
+pub type Watching<Spec, Status> = mpsc::Receiver<Change<Watched<Spec, Status>>>;
+
+/// Where facts come from.
+pub struct Inputs {
+    pub policies: Watching<PolicySpec, PolicyStatus>,
+    pub isolations: Watching<IsolationSpec, IsolationStatus>,
+    pub scopes: Watching<ApiKeyScopeSpec, ApiKeyScopeStatus>,
+    /// The device table, and where bundles go.
+    pub fleet: Fleet,
+    pub role: watch::Receiver<Role>,
+    /// Ids of holds that a person confirms.
+    pub confirmations: mpsc::Receiver<String>,
+    /// Who asks for the World as it is, to compile it with a change.
+    pub questions: mpsc::Receiver<oneshot::Sender<World>>,
+    pub store: Arc<dyn InForceStore>,
+    pub kind_check: KindCheck,
+}
+
+/// Who is told.
+pub struct Outputs {
+    pub view: watch::Sender<Option<Arc<View>>>,
+    pub network_policies: watch::Sender<Wanted<NetworkPolicies>>,
+    pub service_accounts: watch::Sender<Wanted<ServiceAccounts>>,
+    pub role_bindings: watch::Sender<Wanted<RoleBindings>>,
+    /// What is in force, to be written down.
+    pub in_force: watch::Sender<Option<Arc<BTreeMap<String, InForce>>>>,
+    /// What is held, for people to see.
+    pub holds: watch::Sender<Option<HoldList>>,
+    pub health: watch::Sender<Health>,
+    pub happenings: mpsc::Sender<Happening>,
+}

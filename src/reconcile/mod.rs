@@ -1,0 +1,23 @@
+//! The loop: one task owns the World, and everything that changes it comes through here.
+//!
+//! Watch events, the device table, time, leadership, confirmations of people → World → `compile` →
+//! what the appliers and the fleet should make so, and what the status writer and the local API read.
+//! Nothing here waits for the API server: writes are the appliers', so that a slow one never stands
+//! between an Isolation and its device. Every replica keeps its World warm; only the leader hands
+//! anything on.
+
+mod custody;
+pub mod happening;
+pub mod holds;
+pub mod in_force;
+mod inputs;
+mod leading;
+mod reconciler;
+pub mod records;
+mod releases;
+pub mod tracked;
+pub mod view;
+
+pub use inputs::{Inputs, Outputs};
+pub use leading::KindCheck;
+pub use reconciler::Reconciler;

@@ -1,0 +1,129 @@
+//! The task behind every status: at each change of what was compiled or acknowledged, joins the two and
+//! has the writer store what differs. Bursts of acknowledgements are taken together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use kube::Client;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::chronicle::Chronicle;
+use super::wanted::{self, Address};
+use super::writer::StatusWriter;
+use crate::domain::applied::Applied;
+use crate::domain::names::ObjectKey;
+use crate::enforce::access::{account_key, binding_key};
+use crate::enforce::owned::Placed;
+use crate::fleet::Fleet;
+use crate::leadership::Role;
+use crate::metrics::Metrics;
+use crate::reconcile::happening::Happening;
+use crate::reconcile::view::View;
+use crate::watch::Kind;
+
+/// Changes within this belong together: two hundred peers acknowledge one Isolation.
+const TOGETHER: Duration = Duration::from_millis(15);
+
+pub struct StatusTask {
+    pub client: Client,
+    pub metrics: Metrics,
+    pub fleet: Fleet,
+    pub views: watch::Receiver<Option<Arc<View>>>,
+    pub role: watch::Receiver<Role>,
+    pub network_policies: watch::Receiver<Placed>,
+    pub service_accounts: watch::Receiver<Placed>,
+    pub role_bindings: watch::Receiver<Placed>,
+    /// The day on which each scope was last used.
+    pub used: watch::Receiver<BTreeMap<ObjectKey, String>>,
+    pub happenings: mpsc::Sender<Happening>,
+}
+
+impl StatusTask {
+    /// Runs until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<()> {
+        let mut writer = StatusWriter::new(self.client.clone(), self.metrics.clone());
+        let mut chronicle = Chronicle::default();
+        let mut fleet_changes = self.fleet.changes();
+        let mut again: Option<Instant> = None;
+        loop {
+            let at = again.unwrap_or_else(Instant::now);
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = self.views.changed() => if changed.is_err() { return Ok(()) },
+                changed = fleet_changes.changed() => if changed.is_err() { return Ok(()) },
+                changed = self.role.changed() => if changed.is_err() { return Ok(()) },
+                changed = self.network_policies.changed() => if changed.is_err() { return Ok(()) },
+                changed = self.service_accounts.changed() => if changed.is_err() { return Ok(()) },
+                changed = self.role_bindings.changed() => if changed.is_err() { return Ok(()) },
+                changed = self.used.changed() => if changed.is_err() { return Ok(()) },
+                () = sleep_until(at), if again.is_some() => {}
+            }
+            if stop.run_until_cancelled(sleep(TOGETHER)).await.is_none() {
+                return Ok(());
+            }
+            fleet_changes.mark_unchanged();
+            again = self.pass(&mut writer, &mut chronicle).await;
+        }
+    }
+
+    /// One join, and the writes that follow from it; when the next is due at the latest.
+    async fn pass(
+        &mut self,
+        writer: &mut StatusWriter,
+        chronicle: &mut Chronicle,
+    ) -> Option<Instant> {
+        let view = self.views.borrow_and_update().clone()?;
+        if *self.role.borrow_and_update() != Role::Leader {
+            return None;
+        }
+        let applied = self.applied(&view);
+        for happening in chronicle.see(&view, &applied, &self.metrics) {
+            if self.happenings.try_send(happening).is_err() {
+                self.metrics.audit_failures.inc();
+            }
+        }
+        let used = self.used.borrow_and_update().clone();
+        let wanted = wanted::wanted(&view, &applied, &used, Timestamp::now());
+        writer.retain(|address| exists(&view, address));
+        let role = self.role.clone();
+        writer
+            .write(&wanted, || *role.borrow() == Role::Leader)
+            .await
+    }
+
+    fn applied(&mut self, view: &View) -> Applied {
+        let accounts = self.service_accounts.borrow_and_update().in_place.clone();
+        let bindings = self.role_bindings.borrow_and_update().in_place.clone();
+        let access = view
+            .compiled
+            .enforcement
+            .access
+            .iter()
+            .filter(|(scope, grant)| {
+                let bound =
+                    binding_key(scope, grant).is_none_or(|binding| bindings.contains(&binding));
+                accounts.contains(&account_key(grant)) && bound
+            })
+            .map(|(scope, _)| scope.clone())
+            .collect();
+        Applied {
+            devices: self.fleet.applied(),
+            network_policies: self.network_policies.borrow_and_update().in_place.clone(),
+            access,
+        }
+    }
+}
+
+fn exists(view: &View, (kind, key): &Address) -> bool {
+    match kind {
+        Kind::Policy => view.policies.contains_key(key),
+        Kind::Isolation => view.isolations.contains_key(key),
+        Kind::ApiKeyScope => view.scopes.contains_key(key),
+        _ => false,
+    }
+}
