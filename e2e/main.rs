@@ -5,16 +5,20 @@
 //! network, and enters a sandbox of namespaces. There it is the sandbox's first process, which reaps, and
 //! below that the process that runs the tests. Nothing that a test starts outlives the sandbox.
 
+mod bench;
 mod caller;
 mod charts;
 mod cluster;
+mod demo;
 mod harness;
 mod interop;
 mod lab;
 mod process;
 mod run;
 mod sandbox;
+mod site;
 mod tests;
+mod up;
 
 use std::process::ExitCode;
 
@@ -39,13 +43,23 @@ fn outside() -> anyhow::Result<ExitCode> {
     if !is_command() && Arguments::from_args().list {
         return Ok(libtest_mimic::run(&Arguments::from_args(), tests::all()).exit_code());
     }
+    match command().as_deref() {
+        Some("down") => up::down(),
+        Some("up") => up::outside(enter_sandbox),
+        _ => enter_sandbox(&[]),
+    }
+}
+
+/// Runs this program again in a sandbox, with these variables.
+fn enter_sandbox(variables: &[(String, String)]) -> anyhow::Result<ExitCode> {
     let toolset = cluster::toolset::Toolset::ensure()?;
     let run = run::Run::begin()?;
-    let mut env = vec![toolset.to_env()?, run.to_env()];
+    let mut environment = vec![toolset.to_env()?, run.to_env()];
+    environment.extend_from_slice(variables);
     if !is_command() {
-        env.push(interop::ensure()?);
+        environment.push(interop::ensure()?);
     }
-    let code = sandbox::enter(&env)?;
+    let code = sandbox::enter(&environment)?;
     run.end(code == ExitCode::SUCCESS);
     Ok(code)
 }
@@ -54,11 +68,24 @@ fn inside() -> ExitCode {
     rustls::crypto::ring::default_provider()
         .install_default()
         .expect("no other provider was installed before main");
-    if let Some(command) = command() {
-        eprintln!("error: `{command}` is not there yet");
-        return ExitCode::from(2);
+    match command().as_deref() {
+        Some("demo") => return run_command(demo::run()),
+        Some("bench") => return run_command(bench::run()),
+        Some("up") => return run_command(up::inside()),
+        Some(command) => {
+            eprintln!("error: `{command}` is not there yet");
+            return ExitCode::from(2);
+        }
+        None => {}
     }
     libtest_mimic::run(&Arguments::from_args(), tests::all()).exit_code()
+}
+
+fn run_command(body: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    harness::runtime().block_on(body).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 fn command() -> Option<String> {

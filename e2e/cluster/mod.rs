@@ -167,6 +167,16 @@ impl ControlPlane {
         &self.server.url
     }
 
+    /// Where the API server listens.
+    pub fn server_address(&self) -> anyhow::Result<std::net::SocketAddr> {
+        Ok(self.server.url.trim_start_matches("https://").parse()?)
+    }
+
+    /// Where the program is, for people who want to start it themselves.
+    pub fn tool_path(&self, program: &str) -> anyhow::Result<PathBuf> {
+        Ok(self.tools.command(program)?.get_program().into())
+    }
+
     /// A client with every right.
     pub fn admin(&self) -> kube::Client {
         self.admin.clone()

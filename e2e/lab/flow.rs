@@ -228,7 +228,18 @@ async fn write_frames(id: u64, mut to: OwnedWriteHalf, record: Record, every: Du
         tick.tick().await;
         let now = Instant::now();
         record.tried(now);
-        if let Err(error) = to.write_all(&encode(id, now)).await {
+        let frame = encode(id, now);
+        let write = to.write_all(&frame);
+        tokio::pin!(write);
+        // Once the buffer is full nothing more is taken, and what is in it is what the kernel tries to
+        // send, again and again.
+        let written = loop {
+            tokio::select! {
+                written = &mut write => break written,
+                _ = tick.tick() => record.tried(Instant::now()),
+            }
+        };
+        if let Err(error) = written {
             return record.ended(error);
         }
     }

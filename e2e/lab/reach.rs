@@ -41,6 +41,10 @@ impl Responder {
         })
     }
 
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     pub fn address(&self, family: Family) -> SocketAddr {
         SocketAddr::new(self.host.address(family), self.port)
     }

@@ -11,6 +11,7 @@ mod operator;
 mod process;
 mod refusals;
 mod toolset;
+mod whole_path;
 
 use libtest_mimic::Trial;
 
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Trial> {
         process::all(),
         refusals::all(),
         toolset::all(),
+        whole_path::all(),
     ]
     .into_iter()
     .flatten()

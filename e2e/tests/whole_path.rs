@@ -1,0 +1,147 @@
+//! From a person's kubectl to packets, with every part real: control plane, charts, operator, agents.
+
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+
+use crate::harness::{case, eventually};
+use crate::lab::{Family, Flow, Reach, Responder, Transport, reach};
+use crate::site::{Site, TENANT};
+
+const ANSWER: Duration = Duration::from_millis(1500);
+
+pub fn all() -> Vec<Trial> {
+    vec![
+        case(
+            "an isolation that a person applies cuts open connections of every kind, and deleting it gives them back",
+            a_persons_isolation,
+        ),
+        case(
+            "an isolated device stays cut while its agent is dead, when it starts again, and after a reboot without an operator",
+            through_deaths,
+        ),
+    ]
+}
+
+/// Two devices and a server that answers.
+struct Plant {
+    site: Site,
+    server: Responder,
+}
+
+impl Plant {
+    async fn build() -> anyhow::Result<Self> {
+        let mut site = Site::start(&[]).await?;
+        for name in ["ws-1", "ws-2"] {
+            site.enroll(name, "workstation").await?;
+        }
+        let server = Responder::start(&site.bystander("server")?, 7000).await?;
+        Ok(Self { site, server })
+    }
+
+    async fn reaches(&self, name: &str, expected: Reach) -> anyhow::Result<()> {
+        let host = self.site.device(name).host.clone();
+        let found = reach(&host, &self.server, ANSWER).await?;
+        anyhow::ensure!(found == expected, "{name} reaches {found:?}");
+        Ok(())
+    }
+
+    async fn isolate(&self, name: &str) -> anyhow::Result<()> {
+        let id = &self.site.device(name).id;
+        self.site
+            .apply(&format!(
+                "apiVersion: seawall.dev/v1alpha1\nkind: Isolation\n\
+                 metadata: {{name: suspect, namespace: {TENANT}}}\n\
+                 spec:\n  target: {{device: {id}}}\n  reason: Lateral movement\n"
+            ))
+            .await?;
+        self.site
+            .condition("isolation", "suspect", "Enforced", "True")
+            .await
+    }
+}
+
+async fn a_persons_isolation() -> anyhow::Result<()> {
+    let plant = Plant::build().await?;
+    let suspect = plant.site.device("ws-1").host.clone();
+    let server = plant.server.host().clone();
+    let mut flows = Vec::new();
+    for transport in Transport::ALL {
+        for family in Family::BOTH {
+            let every = Duration::from_millis(2);
+            flows.push(Flow::open(transport, family, &suspect, &server, every).await?);
+            flows.push(Flow::open(transport, family, &server, &suspect, every).await?);
+        }
+    }
+    let asked = Instant::now();
+    plant.isolate("ws-1").await?;
+    let done = Instant::now();
+    tokio::time::sleep(ANSWER).await;
+    for flow in &flows {
+        flow.cut(asked, done)?;
+    }
+    plant.reaches("ws-1", Reach::NONE).await?;
+    plant.reaches("ws-2", Reach::ALL).await?;
+    let isolation = plant
+        .site
+        .get("isolation", "suspect")
+        .await?
+        .unwrap_or_default();
+    anyhow::ensure!(
+        isolation["status"]["phase"] == "Isolated" && isolation["status"]["self"] == "Programmed",
+        "{}",
+        isolation["status"]
+    );
+    anyhow::ensure!(
+        isolation["status"]["connectionsCut"].as_i64() >= Some(8),
+        "twelve flows were open: {}",
+        isolation["status"]
+    );
+
+    let delete = ["delete", "isolation", "suspect", "-n", TENANT];
+    plant.site.plane.kubectl(&delete).await?;
+    eventually("traffic to flow again", Duration::from_secs(10), || async {
+        Ok(plant.reaches("ws-1", Reach::ALL).await.ok())
+    })
+    .await
+}
+
+async fn through_deaths() -> anyhow::Result<()> {
+    let mut plant = Plant::build().await?;
+    plant.isolate("ws-1").await?;
+    plant.reaches("ws-1", Reach::NONE).await?;
+
+    plant.suspect_device().kill_agent();
+    plant.reaches("ws-1", Reach::NONE).await?;
+    plant.suspect_device().restart_agent()?;
+    plant.reaches("ws-1", Reach::NONE).await?;
+    let device = plant.site.device("ws-1");
+    device.wait_connected(&plant.site).await?;
+    plant.reaches("ws-1", Reach::NONE).await?;
+
+    // A reboot: the kernel has forgotten, nobody answers the agent, the disk is all it has.
+    plant.site.stop_operator().await?;
+    plant.suspect_device().kill_agent();
+    let host = plant.site.device("ws-1").host.clone();
+    host.run("nft", &["delete", "table", "inet", "seawall"], "")
+        .await?
+        .success()?;
+    plant.reaches("ws-1", Reach::ALL).await?;
+    plant.suspect_device().restart_agent()?;
+    eventually(
+        "the agent to enforce what it last knew",
+        ANSWER * 4,
+        || async { Ok(plant.reaches("ws-1", Reach::NONE).await.ok()) },
+    )
+    .await
+}
+
+impl Plant {
+    fn suspect_device(&mut self) -> &mut crate::site::SiteDevice {
+        self.site
+            .devices
+            .iter_mut()
+            .find(|device| device.host.name() == "ws-1")
+            .expect("it was enrolled")
+    }
+}
