@@ -57,17 +57,24 @@ impl Fleet {
         let wave: Vec<_> = wave.collect();
         let at = Instant::now();
         let mut behind = BTreeSet::new();
+        let mut moved = false;
         let mut roster = self.roster();
         for (device, desired) in wave {
             let Some(member) = roster.members.get_mut(&device) else {
                 continue;
             };
-            if member.set_desired(Some(desired)) {
+            let is_behind = member.set_desired(Some(desired));
+            moved |= member.settle_claims();
+            if is_behind {
                 if now {
                     member.promise(at);
                 }
                 behind.insert(device);
             }
+        }
+        drop(roster);
+        if moved {
+            self.changed();
         }
         behind
     }

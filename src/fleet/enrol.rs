@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::{Instant, timeout};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::proto::{EnrollRequest, EnrollResponse};
 use super::records::{DeviceRecord, DeviceStanding, JoinTokenRecord, TokenUse};
@@ -39,7 +39,8 @@ impl Fleet {
         if !self.is_leading() {
             return Err(super::not_leading());
         }
-        self.admit(from)?;
+        let admitted = self.enrolment_limits().all.take(Instant::now());
+        admitted.map_err(busy)?;
         let decided = timeout(STORE_PATIENCE, async {
             let _turn = self.0.enrolling.acquire().await;
             self.decide(&request, from).await
@@ -47,46 +48,30 @@ impl Fleet {
         let decided = decided
             .await
             .unwrap_or_else(|late| Err(Failure::Store(late.into())));
-        if !matches!(decided, Err(Failure::Refused(_))) {
-            self.was_no_offence(from);
-        }
         decided.map_err(|failure| match failure {
             Failure::Store(error) => {
                 tracing::error!(%error, "an enrolment could not be stored");
                 Status::unavailable("the operator's store does not answer: try again in a minute")
             }
-            Failure::Refused(refusal) => {
-                let Refusal {
-                    why,
-                    tenant,
-                    status,
-                } = *refusal;
-                let token = clean::line(&request.token_id, 64);
-                let happening = Happening::EnrolmentRefused { token, reason: why };
-                self.tell(remote(from), tenant, happening);
-                status
-            }
+            Failure::Refused(refusal) => self.refuse(*refusal, &request.token_id, from),
         })
     }
 
-    /// Counts the attempt as an offence until it turns out to be none.
-    fn admit(&self, from: Option<IpAddr>) -> Result<(), Status> {
-        let now = Instant::now();
-        let mut limits = self.enrolment_limits();
-        limits.all.take(now).map_err(|wait| busy(seconds(wait)))?;
-        match from {
-            Some(address) => limits
-                .refused
-                .take(address, now)
-                .map_err(|wait| busy(seconds(wait))),
-            None => Ok(()),
-        }
-    }
-
-    fn was_no_offence(&self, from: Option<IpAddr>) {
+    /// The first refusals of an address are told to the witness and explained to the caller. Good
+    /// tokens are never held up by what others behind the same address try.
+    fn refuse(&self, refusal: Refusal, token: &str, from: Option<IpAddr>) -> Status {
         if let Some(address) = from {
-            self.enrolment_limits().refused.give_back(address);
+            let mut limits = self.enrolment_limits();
+            if let Err(wait) = limits.refused.take(address, Instant::now()) {
+                return busy(wait);
+            }
         }
+        let happening = Happening::EnrolmentRefused {
+            token: clean::line(token, 64),
+            reason: refusal.why,
+        };
+        self.tell(remote(from), refusal.tenant, happening);
+        refusal.status
     }
 
     async fn decide(
@@ -244,13 +229,9 @@ fn used_up() -> Status {
     Status::failed_precondition(format!("the join token is used up: {ANOTHER}"))
 }
 
-fn busy(seconds: u64) -> Status {
-    Status::new(
-        Code::ResourceExhausted,
-        format!("too many enrolments are tried: try again in {seconds} seconds"),
-    )
-}
-
-fn seconds(wait: Duration) -> u64 {
-    wait.as_secs() + 1
+fn busy(wait: Duration) -> Status {
+    let seconds = wait.as_secs() + 1;
+    Status::resource_exhausted(format!(
+        "too many enrolments are tried: try again in {seconds} seconds"
+    ))
 }

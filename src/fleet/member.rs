@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::allowance::Allowance;
 use super::outbox::Outbox;
-use super::proto;
 use super::records::{AppliedState, DeviceRecord, DeviceStanding};
+use super::{clean, proto};
 use crate::domain::applied::DeviceApplied;
 use crate::domain::enforcement::{DeviceState, SourceKind};
 use crate::local::types::RuleCount;
@@ -24,6 +24,8 @@ const MOST_SENT: usize = 8;
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
+/// Addresses of an isolated device, those that it holds no more included.
+const MOST_CLAIMS: usize = 2 * clean::MOST_ADDRESSES;
 /// Refusals and tampering of one device that are told: in a burst, and a second. A device whose root is
 /// lost could fill the audit log with them.
 const TELLINGS: (u32, f64) = (30, 1.0 / 30.0);
@@ -98,6 +100,8 @@ pub struct Member {
     pub record: DeviceRecord,
     pub desired: Option<Arc<Desired>>,
     pub session: Option<Session>,
+    /// The addresses of its last report, since this operator started.
+    reported: Option<BTreeSet<IpAddr>>,
     /// The newest bundle made for it in this epoch.
     pub signed: Option<Signed>,
     /// Newest last.
@@ -121,6 +125,7 @@ impl Member {
             record,
             desired: None,
             session: None,
+            reported: None,
             signed: None,
             sent: VecDeque::new(),
             in_force: None,
@@ -322,19 +327,60 @@ impl Member {
         true
     }
 
-    /// Claims of addresses keep the time of their first report; what is not reported is no claim.
-    /// Answers whether the set changed.
+    /// Takes note of the addresses that the device reports. Each claim keeps the time of its first report.
+    /// What is not reported any more is no claim, but a device that is isolated, or may be, gives up
+    /// none: else whoever has its root could have its peers let it go. Answers whether the set changed.
     pub fn claim(&mut self, addresses: &BTreeSet<IpAddr>, at: Timestamp) -> bool {
-        let held = &self.record.standing.addresses;
-        if held.keys().eq(addresses.iter()) {
+        self.reported = Some(addresses.clone());
+        let mut claims = self.record.standing.addresses.clone();
+        for address in addresses {
+            claims.entry(*address).or_insert(at);
+        }
+        if self.may_give_up_claims() {
+            claims.retain(|address, _| addresses.contains(address));
+        } else if claims.len() > MOST_CLAIMS {
+            let mut oldest: Vec<_> = claims.into_iter().collect();
+            oldest.sort_by_key(|(_, since)| *since);
+            oldest.truncate(MOST_CLAIMS);
+            claims = oldest.into_iter().collect();
+        }
+        self.set_claims(claims)
+    }
+
+    /// Gives up what was kept only for the time of an isolation. Answers whether the set changed.
+    pub fn settle_claims(&mut self) -> bool {
+        let Some(reported) = &self.reported else {
+            return false;
+        };
+        if !self.may_give_up_claims() {
             return false;
         }
-        let claims: BTreeMap<IpAddr, Timestamp> = addresses
-            .iter()
-            .map(|address| (*address, held.get(address).copied().unwrap_or(at)))
-            .collect();
-        self.standing().addresses = claims;
-        true
+        let mut claims = self.record.standing.addresses.clone();
+        claims.retain(|address, _| reported.contains(address));
+        self.set_claims(claims)
+    }
+
+    /// Others report these addresses: those that this device holds no more are theirs now.
+    pub fn yield_claims(&mut self, to: &BTreeSet<IpAddr>) -> bool {
+        let Some(reported) = &self.reported else {
+            return false;
+        };
+        let mut claims = self.record.standing.addresses.clone();
+        claims.retain(|address, _| reported.contains(address) || !to.contains(address));
+        self.set_claims(claims)
+    }
+
+    fn may_give_up_claims(&self) -> bool {
+        let desired = self.desired.as_ref();
+        desired.is_some_and(|desired| desired.state.isolation.is_none())
+    }
+
+    fn set_claims(&mut self, claims: BTreeMap<IpAddr, Timestamp>) -> bool {
+        let news = self.record.standing.addresses != claims;
+        if news {
+            self.standing().addresses = claims;
+        }
+        news
     }
 
     pub fn applied(&self) -> DeviceApplied {

@@ -23,6 +23,21 @@ fn connected() -> Member {
     member
 }
 
+fn isolated() -> Arc<Desired> {
+    Arc::new(Desired::new(DeviceState {
+        isolation: Some(Default::default()),
+        ..Default::default()
+    }))
+}
+
+fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn held(member: &Member) -> BTreeSet<IpAddr> {
+    member.record.standing.addresses.keys().copied().collect()
+}
+
 fn desired(isolations: &[&str]) -> Arc<Desired> {
     let sources = isolations.iter().map(|uid| Source {
         kind: SourceKind::Isolation,
@@ -165,4 +180,58 @@ fn what_a_device_says_of_itself_is_told_so_often_and_no_more() {
     let told = (0..100).filter(|_| member.may_be_told(now)).count();
     assert_eq!(told, 30);
     assert!(member.may_be_told(now + Duration::from_secs(60)));
+}
+
+#[test]
+fn an_isolated_device_gives_up_no_address_until_it_is_released() {
+    let mut member = connected();
+    member.set_desired(Some(desired(&[])));
+    member.claim(&addresses(&["10.0.0.1"]), Timestamp::UNIX_EPOCH);
+    member.set_desired(Some(isolated()));
+    let later = Timestamp::from_second(9).unwrap();
+    assert!(!member.claim(&addresses(&[]), later));
+    assert!(member.claim(&addresses(&["10.0.0.2"]), later));
+    assert_eq!(held(&member), addresses(&["10.0.0.1", "10.0.0.2"]));
+    member.set_desired(Some(desired(&[])));
+    assert!(member.settle_claims());
+    assert_eq!(held(&member), addresses(&["10.0.0.2"]));
+    assert!(member.claim(&addresses(&[]), later));
+    assert_eq!(held(&member), addresses(&[]));
+}
+
+#[test]
+fn a_device_that_may_be_isolated_gives_up_nothing_before_that_is_known() {
+    let mut member = connected();
+    member.claim(&addresses(&["10.0.0.1"]), Timestamp::UNIX_EPOCH);
+    let mut restarted = Member::new(member.record);
+    assert!(!restarted.claim(&addresses(&[]), Timestamp::UNIX_EPOCH));
+    restarted.set_desired(Some(isolated()));
+    assert!(!restarted.settle_claims());
+    assert_eq!(held(&restarted), addresses(&["10.0.0.1"]));
+}
+
+#[test]
+fn an_address_that_somebody_else_holds_now_is_given_up_and_one_still_held_is_not() {
+    let mut member = connected();
+    member.set_desired(Some(isolated()));
+    let both = addresses(&["10.0.0.1", "10.0.0.2"]);
+    member.claim(&both, Timestamp::UNIX_EPOCH);
+    assert!(!member.yield_claims(&both), "it holds them itself");
+    member.claim(&addresses(&["10.0.0.2"]), Timestamp::UNIX_EPOCH);
+    assert!(member.yield_claims(&both));
+    assert_eq!(held(&member), addresses(&["10.0.0.2"]));
+}
+
+#[test]
+fn claims_that_an_isolated_device_piles_up_are_bounded_and_the_oldest_stay() {
+    let mut member = connected();
+    member.set_desired(Some(isolated()));
+    member.claim(&addresses(&["10.0.0.1"]), Timestamp::UNIX_EPOCH);
+    for second in 1..2000_u32 {
+        let address = IpAddr::V4((0x0b00_0000 + second).into());
+        let at = Timestamp::from_second(second.into()).unwrap();
+        member.claim(&BTreeSet::from([address]), at);
+    }
+    assert_eq!(held(&member).len(), MOST_CLAIMS);
+    assert!(held(&member).is_superset(&addresses(&["10.0.0.1"])));
 }

@@ -1,6 +1,7 @@
 //! The device table in memory, and the leadership in which it is served.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use tonic::Status;
 
@@ -100,6 +101,21 @@ impl Roster {
         let member = self.members.get_mut(device)?;
         let current = member.session.as_ref().map(|current| current.id);
         (current == Some(session)).then_some(member)
+    }
+
+    /// A device reports these addresses: others of its tenant that hold them no more give them up.
+    /// Answers whether one did.
+    pub fn reassign(&mut self, device: &DeviceId, addresses: &BTreeSet<IpAddr>) -> bool {
+        let Some(tenant) = self.members.get(device).map(|m| m.record.tenant.clone()) else {
+            return false;
+        };
+        let mut news = false;
+        for (id, member) in &mut self.members {
+            if id != device && member.record.tenant == tenant {
+                news |= member.yield_claims(addresses);
+            }
+        }
+        news
     }
 
     /// Ends every stream.

@@ -258,6 +258,7 @@ impl Fleet {
         if member.needs_sending() {
             member.promise(now);
         }
+        roster.reassign(device, &addresses);
         drop(roster);
         if let Some(replaced) = replaced {
             replaced.outbox.close(over());
@@ -383,6 +384,7 @@ impl Fleet {
             member.standing().facts = facts;
             news = true;
         }
+        news |= roster.reassign(device, &addresses);
         drop(roster);
         if news {
             self.changed();

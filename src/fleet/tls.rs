@@ -38,6 +38,8 @@ pub fn config(keys: Arc<OperatorKeys>) -> anyhow::Result<ServerConfig> {
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(clients)
         .with_cert_resolver(Arc::new(serving));
+    // A resumed session would bring its certificate along unchecked; agents keep one connection anyway.
+    config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }

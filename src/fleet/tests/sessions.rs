@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
@@ -7,6 +7,7 @@ use tonic::transport::Identity;
 
 use super::agents::{Agent, Device, connect, facts, pem};
 use super::lab::Lab;
+use crate::domain::enforcement::DeviceState;
 use crate::fleet::keys::OperatorKeys;
 use crate::fleet::proto::{self, agent_message, operator_message};
 use crate::fleet::records::DeviceStore;
@@ -147,6 +148,9 @@ async fn an_address_keeps_the_time_of_its_first_claim_until_it_is_given_up() {
     let lab = Lab::begin().await;
     let device = Device::new(&lab).await;
     let agent = device.hello(&lab, None).await;
+    lab.until_connected(&device.id, true).await;
+    let nothing = BTreeMap::from([(device.id.clone(), DeviceState::default())]);
+    lab.fleet.set_desired(vec![nothing]);
     let addresses = |lab: &Lab| lab.fleet.devices()[&device.id].addresses.clone();
     let says = async |texts: &[&str]| {
         agent.say(agent_message::Message::Facts(facts(texts))).await;
