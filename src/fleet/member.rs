@@ -1,7 +1,7 @@
 //! One enrolled device as the leader knows it: its record, what should be in force on it, what is, and
 //! its session. Pure bookkeeping; no clock, no network, no store.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::allowance::Allowance;
 use super::outbox::Outbox;
+use super::proto;
 use super::records::{AppliedState, DeviceRecord, DeviceStanding};
-use super::{clean, proto};
 use crate::domain::applied::DeviceApplied;
 use crate::domain::enforcement::{DeviceState, SourceKind};
 use crate::local::types::RuleCount;
@@ -24,8 +24,6 @@ const MOST_SENT: usize = 8;
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
-/// Addresses of an isolated device, those that it holds no more included.
-const MOST_CLAIMS: usize = 2 * clean::MOST_ADDRESSES;
 /// Refusals and tampering of one device that are told: in a burst, and a second. A device whose root is
 /// lost could fill the audit log with them.
 const TELLINGS: (u32, f64) = (30, 1.0 / 30.0);
@@ -101,7 +99,7 @@ pub struct Member {
     pub desired: Option<Arc<Desired>>,
     pub session: Option<Session>,
     /// The addresses of its last report, since this operator started.
-    reported: Option<BTreeSet<IpAddr>>,
+    pub(super) reported: Option<BTreeSet<IpAddr>>,
     /// The newest bundle made for it in this epoch.
     pub signed: Option<Signed>,
     /// Newest last.
@@ -325,62 +323,6 @@ impl Member {
         }
         session.outbox.want_bundle();
         true
-    }
-
-    /// Takes note of the addresses that the device reports. Each claim keeps the time of its first report.
-    /// What is not reported any more is no claim, but a device that is isolated, or may be, gives up
-    /// none: else whoever has its root could have its peers let it go. Answers whether the set changed.
-    pub fn claim(&mut self, addresses: &BTreeSet<IpAddr>, at: Timestamp) -> bool {
-        self.reported = Some(addresses.clone());
-        let mut claims = self.record.standing.addresses.clone();
-        for address in addresses {
-            claims.entry(*address).or_insert(at);
-        }
-        if self.may_give_up_claims() {
-            claims.retain(|address, _| addresses.contains(address));
-        } else if claims.len() > MOST_CLAIMS {
-            let mut oldest: Vec<_> = claims.into_iter().collect();
-            oldest.sort_by_key(|(_, since)| *since);
-            oldest.truncate(MOST_CLAIMS);
-            claims = oldest.into_iter().collect();
-        }
-        self.set_claims(claims)
-    }
-
-    /// Gives up what was kept only for the time of an isolation. Answers whether the set changed.
-    pub fn settle_claims(&mut self) -> bool {
-        let Some(reported) = &self.reported else {
-            return false;
-        };
-        if !self.may_give_up_claims() {
-            return false;
-        }
-        let mut claims = self.record.standing.addresses.clone();
-        claims.retain(|address, _| reported.contains(address));
-        self.set_claims(claims)
-    }
-
-    /// Others report these addresses: those that this device holds no more are theirs now.
-    pub fn yield_claims(&mut self, to: &BTreeSet<IpAddr>) -> bool {
-        let Some(reported) = &self.reported else {
-            return false;
-        };
-        let mut claims = self.record.standing.addresses.clone();
-        claims.retain(|address, _| reported.contains(address) || !to.contains(address));
-        self.set_claims(claims)
-    }
-
-    fn may_give_up_claims(&self) -> bool {
-        let desired = self.desired.as_ref();
-        desired.is_some_and(|desired| desired.state.isolation.is_none())
-    }
-
-    fn set_claims(&mut self, claims: BTreeMap<IpAddr, Timestamp>) -> bool {
-        let news = self.record.standing.addresses != claims;
-        if news {
-            self.standing().addresses = claims;
-        }
-        news
     }
 
     pub fn applied(&self) -> DeviceApplied {

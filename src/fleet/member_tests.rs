@@ -1,7 +1,10 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::api::TrustLevel;
 use crate::domain::enforcement::Source;
 use crate::domain::names::DeviceId;
+use crate::fleet::claims::MOST_CLAIMS;
 
 fn member() -> Member {
     Member::new(DeviceRecord {

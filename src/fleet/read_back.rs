@@ -7,7 +7,7 @@ use futures::future::join_all;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Fleet, clean, proto, session};
+use super::{Fleet, clean, proto, reports};
 use crate::domain::names::DeviceId;
 use crate::local::types::DeviceReadBack;
 
@@ -101,7 +101,7 @@ impl Fleet {
                     clean::line(&read_back.detail, clean::LONGEST_DETAIL)
                 };
                 let matches = read_back.matches && wanted.is_some() && applied == wanted;
-                (matches, detail, session::counts(&read_back.counts))
+                (matches, detail, reports::counts(&read_back.counts))
             }
         };
         DeviceReadBack {
