@@ -24,6 +24,8 @@ pub struct Custody {
     releases: Releases,
     /// By UID; on a replica that does not lead, only what it saw itself.
     in_force: BTreeMap<String, InForce>,
+    /// `in_force` is not what was written down last.
+    unwritten: bool,
 }
 
 /// What a settlement or a confirmation did.
@@ -61,6 +63,7 @@ impl Custody {
         for isolation in world.isolations.values() {
             if world.held.remove(&isolation.uid).is_some() {
                 self.releases.returned(&isolation.uid);
+                self.unwritten = true;
                 if let Some(entry) = self.in_force.get_mut(&isolation.uid) {
                     entry.hold = None;
                 }
@@ -98,7 +101,7 @@ impl Custody {
         self.in_force = stored;
     }
 
-    /// Takes note of what the compile made of it all; `true` if what is in force changed.
+    /// Takes note of what the compile made of it all; `true` if that has to be written down.
     pub fn note(
         &mut self,
         world: &World,
@@ -129,7 +132,7 @@ impl Custody {
         }
         let changed = now != self.in_force;
         self.in_force = now;
-        changed
+        std::mem::take(&mut self.unwritten) || changed
     }
 
     pub fn in_force(&self) -> &BTreeMap<String, InForce> {
@@ -150,6 +153,7 @@ impl Custody {
         (now, at): (Instant, Timestamp),
     ) -> Settlement {
         let mut settled = self.releases.settle(now, threshold);
+        self.unwritten = true;
         if let Some(why) = all {
             let mut uids = std::mem::take(&mut settled.release);
             uids.extend(
@@ -199,6 +203,7 @@ impl Custody {
             .collect();
         let mut hold = None;
         let mut released = Vec::new();
+        self.unwritten = true;
         for uid in uids {
             hold = self.in_force.remove(&uid).and_then(|entry| entry.hold);
             released.extend(world.held.remove(&uid));
@@ -240,3 +245,7 @@ impl Custody {
         holds.into_values().collect()
     }
 }
+
+#[cfg(test)]
+#[path = "custody_tests.rs"]
+mod tests;

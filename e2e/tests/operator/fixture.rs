@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::signal::Signal;
+use seawall::reconcile::records::InForceStore;
+use seawall::store::Store;
 use serde_json::Value;
 
 use crate::cluster::{ControlPlane, Options, free_port};
 use crate::harness::eventually;
-use crate::process::Daemon;
+use crate::process::{self, Daemon};
 use crate::run;
 
 pub const SYSTEM: &str = "seawall-system";
@@ -22,6 +24,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Fixture {
     // Dropped from top to bottom.
     operators: Vec<Option<Running>>,
+    /// Where each listens for agents; the same after a restart.
+    listen: Vec<SocketAddr>,
     pub plane: ControlPlane,
     dir: PathBuf,
     kubeconfig: PathBuf,
@@ -45,6 +49,7 @@ impl Fixture {
         let kubeconfig = plane.kubeconfig_for(SYSTEM, "seawall").await?;
         Ok(Self {
             operators: Vec::new(),
+            listen: Vec::new(),
             plane,
             dir: run::scratch("operator")?,
             kubeconfig,
@@ -64,16 +69,14 @@ impl Fixture {
     pub fn add_operator(&mut self, more: &[&str]) -> anyhow::Result<usize> {
         let number = self.operators.len();
         self.operators.push(None);
+        self.listen.push(loopback()?);
         self.start_operator(number, more)?;
         Ok(number)
     }
 
     /// Starts the operator of this number, on the data that it left.
     pub fn start_operator(&mut self, number: usize, more: &[&str]) -> anyhow::Result<()> {
-        let loopback = || -> anyhow::Result<SocketAddr> {
-            Ok(SocketAddr::from(([127, 0, 0, 1], free_port()?)))
-        };
-        let (fleet, health) = (loopback()?, loopback()?);
+        let (fleet, health) = (self.listen[number], loopback()?);
         let home = self.home(number);
         std::fs::create_dir_all(&home)?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
@@ -173,6 +176,49 @@ impl Fixture {
         applied.success().map(drop)
     }
 
+    /// Runs `seawall` as a person with every right; its output.
+    pub async fn seawall(&self, args: &[&str]) -> anyhow::Result<String> {
+        self.seawall_at(0, args).await
+    }
+
+    /// The same beside the operator of this number.
+    async fn seawall_at(&self, number: usize, args: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
+        command
+            .args(args)
+            .env("KUBECONFIG", self.plane.admin_kubeconfig())
+            .env("SEAWALL_ADMIN_SOCKET", self.home(number).join("admin.sock"));
+        process::run(command, "", PATIENCE).await?.success()
+    }
+
+    /// A join token for so many devices of the tenant.
+    pub async fn join_token(
+        &self,
+        number: usize,
+        tenant: &str,
+        uses: usize,
+    ) -> anyhow::Result<String> {
+        let uses = uses.to_string();
+        let create = ["fleet", "join-token", "create", "--tenant", tenant];
+        let create = [&create[..], &["--uses", &uses]].concat();
+        let said = self.seawall_at(number, &create).await?;
+        let token = said
+            .split_whitespace()
+            .find(|word| word.starts_with("swj1."));
+        Ok(token.context("a join token is printed")?.to_owned())
+    }
+
+    /// Waits until so many isolations are written down in the operator's store.
+    pub async fn wait_in_force(&self, number: usize, count: usize) -> anyhow::Result<()> {
+        let file = self.home(number).join("data/seawall.db");
+        let url = format!("sqlite://{}?mode=rwc", file.display());
+        let store = Store::open(&url).await?;
+        eventually("what is in force to be written down", PATIENCE, || async {
+            Ok((store.in_force().await?.len() == count).then_some(()))
+        })
+        .await
+    }
+
     /// The object as JSON, or nothing when it isn't there.
     pub async fn get(&self, args: &[&str]) -> anyhow::Result<Option<Value>> {
         let get = ["get", "--ignore-not-found", "-o", "json"];
@@ -182,4 +228,8 @@ impl Fixture {
         }
         Ok(Some(serde_json::from_str(&text)?))
     }
+}
+
+fn loopback() -> anyhow::Result<SocketAddr> {
+    Ok(SocketAddr::from(([127, 0, 0, 1], free_port()?)))
 }

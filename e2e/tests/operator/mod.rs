@@ -1,13 +1,15 @@
 //! The operator as a process, with the rights that the chart gives it, against a real API server.
 
+mod device;
 mod fixture;
+mod holding;
 mod leadership;
 mod watching;
 
 use libtest_mimic::Trial;
 
 pub fn all() -> Vec<Trial> {
-    [leadership::all(), watching::all()]
+    [holding::all(), leadership::all(), watching::all()]
         .into_iter()
         .flatten()
         .collect()
