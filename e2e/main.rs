@@ -17,6 +17,7 @@ mod process;
 mod run;
 mod sandbox;
 mod site;
+mod soak;
 mod tests;
 mod up;
 
@@ -72,11 +73,8 @@ fn inside() -> ExitCode {
         Some("demo") => return run_command(demo::run()),
         Some("bench") => return run_command(bench::run()),
         Some("up") => return run_command(up::inside()),
-        Some(command) => {
-            eprintln!("error: `{command}` is not there yet");
-            return ExitCode::from(2);
-        }
-        None => {}
+        Some("soak") => return run_command(soak::run()),
+        _ => {}
     }
     libtest_mimic::run(&Arguments::from_args(), tests::all()).exit_code()
 }
