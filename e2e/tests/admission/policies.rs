@@ -15,6 +15,10 @@ pub fn all() -> Vec<Trial> {
             subjects,
         ),
         case("a Manage scope allows, for its targets", managing),
+        case(
+            "an agent turns off and deletes what it wrote, also when its scope was narrowed",
+            narrowed,
+        ),
         case("a Custom scope writes what its tools write", custom),
         case(
             "twenty thousand targets are within what the API server has time for",
@@ -160,6 +164,33 @@ async fn managing() -> anyhow::Result<()> {
     let words = "has a device that is not a target of";
     assert_refused(agent.caller.create(&allowing(OTHER_DEVICE)).await, words);
     agent.caller.create(&allowing(DEVICE)).await?;
+    Ok(())
+}
+
+async fn narrowed() -> anyhow::Result<()> {
+    let tenant = Tenant::new("scope-narrowed").await?;
+    let scope = json!({"access": "Manage", "targets": {"devices": {"all": true}}});
+    let agent = tenant.agent("bot", scope, &[]).await?;
+    let spec = json!({"subjects": {"all": true}, "rules": [rule("Allow")]});
+    let policy = agent.object("Policy", "p", spec);
+    agent.caller.create(&policy).await?;
+
+    let narrow =
+        json!({"access": "Contain", "targets": {"devices": {"all": false, "ids": [DEVICE]}}});
+    let words = "may only tighten; its rules";
+    tenant.change_scope(&agent, narrow, &policy, words).await?;
+    let spec = |spec: Value| json!({ "spec": spec });
+    let sooner = spec(json!({"priority": 1}));
+    assert_refused(agent.caller.merge(&policy, "", &sooner).await, words);
+    let other = spec(
+        json!({"disabled": true, "rules": [rule("Allow"), {"name": "s", "direction": "Ingress", "action": "Allow", "peers": {"any": true}}]}),
+    );
+    assert_refused(agent.caller.merge(&policy, "", &other).await, words);
+    let off = spec(json!({"disabled": true}));
+    agent.caller.merge(&policy, "", &off).await?;
+    let on = spec(json!({"disabled": false}));
+    assert_refused(agent.caller.merge(&policy, "", &on).await, words);
+    agent.caller.delete(&policy).await?;
     Ok(())
 }
 

@@ -113,6 +113,8 @@ async fn longest() -> anyhow::Result<()> {
     let words = "allows isolations of at most 1h: give an earlier expiresAt";
     let long = agent.isolation("long", DEVICE, 61);
     assert_refused(agent.caller.create(&long).await, words);
+    let exactly = agent.isolation("exactly", DEVICE, 60);
+    agent.caller.create(&exactly).await?;
 
     let object = agent.isolation("i", DEVICE, 30);
     agent.caller.create(&object).await?;
