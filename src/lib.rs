@@ -5,6 +5,7 @@
 //! those two use nothing of the rest. `docs/architecture.md` shows the rooms.
 
 pub mod access;
+pub mod admission;
 pub mod agent;
 pub mod api;
 pub mod app;

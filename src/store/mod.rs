@@ -8,6 +8,7 @@ mod audit_index;
 mod fleet;
 mod in_force;
 mod migrations;
+mod seen_objects;
 
 use std::time::Duration;
 

@@ -57,6 +57,8 @@ pub enum ActorKind {
     Gitops,
     Operator,
     Device,
+    /// Another ServiceAccount, or a part of Kubernetes itself.
+    Component,
     Unknown,
 }
 
@@ -68,6 +70,7 @@ impl ActorKind {
             Self::Gitops => "gitops",
             Self::Operator => "operator",
             Self::Device => "device",
+            Self::Component => "component",
             Self::Unknown => "unknown",
         }
     }

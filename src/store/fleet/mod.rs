@@ -2,7 +2,7 @@
 
 mod device;
 mod join_token;
-mod meta;
+pub(super) mod meta;
 
 use std::collections::BTreeMap;
 

@@ -2,6 +2,7 @@
 
 mod m0001_fleet;
 mod m0002_audit_index;
+mod m0003_seen_objects;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -13,6 +14,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m0001_fleet::Migration),
             Box::new(m0002_audit_index::Migration),
+            Box::new(m0003_seen_objects::Migration),
         ]
     }
 }
