@@ -12,10 +12,12 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::core::DynamicObject;
 use kube::discovery::ApiResource;
 use kube::{Api, Client};
+use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::admission;
 use crate::api::{ApiKeyScope, Isolation, Policy, stamps};
 use crate::audit::index;
 use crate::domain::names::ObjectKey;
@@ -40,7 +42,7 @@ use crate::reconcile::holds::{CONFIG_MAP, HoldList};
 use crate::reconcile::{Inputs, Outputs, Reconciler, in_force};
 use crate::status::StatusTask;
 
-use crate::watch::{Change, Kind, Raw, Watch, narrow};
+use crate::watch::{Change, Kind, Raw, Watch, Watched, narrow};
 
 /// After a signal, everything ends within this.
 const GRACE: Duration = Duration::from_secs(8);
@@ -117,7 +119,10 @@ impl Operator {
         });
         self.spawn_mcp_token();
         self.spawn_audit(base);
-        self.spawn_reconciler(base).await?;
+        let observer = sockets
+            .webhook
+            .map(|listener| self.spawn_admission(base, listener));
+        self.spawn_reconciler(base, observer).await?;
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.args.system_namespace);
         let lease = leadership::run(
             leases,
@@ -162,14 +167,18 @@ impl Operator {
     }
 
     /// The loop, and the tasks that read from it and write for it.
-    async fn spawn_reconciler(&mut self, base: &mut Base) -> Result<()> {
+    async fn spawn_reconciler(
+        &mut self,
+        base: &mut Base,
+        observer: Option<admission::Observer>,
+    ) -> Result<()> {
         let (confirm, confirmations) = mpsc::channel(8);
         let (ask, questions) = mpsc::channel(8);
         let (tell, happenings) = mpsc::channel(4096);
         let inputs = Inputs {
-            policies: self.watch_all::<Policy, _>(Kind::Policy, narrow),
-            isolations: self.watch_all::<Isolation, _>(Kind::Isolation, narrow),
-            scopes: self.watch_all::<ApiKeyScope, _>(Kind::ApiKeyScope, narrow),
+            policies: self.watch_observed::<Policy, _, _>(Kind::Policy, observer.as_ref()),
+            isolations: self.watch_observed::<Isolation, _, _>(Kind::Isolation, observer.as_ref()),
+            scopes: self.watch_observed::<ApiKeyScope, _, _>(Kind::ApiKeyScope, observer.as_ref()),
             fleet: base.fleet.clone(),
             role: self.role.subscribe(),
             confirmations,
@@ -328,6 +337,63 @@ impl Operator {
         };
         self.tasks.spawn(name, applier.run(self.stop.clone()));
         (wanted, placed_latest)
+    }
+
+    /// The webhook, its place in the API server, and the witness that calls a gap what it was not told of.
+    fn spawn_admission(
+        &mut self,
+        base: &Base,
+        listener: std::net::TcpListener,
+    ) -> admission::Observer {
+        let (recorder, observer, witness) = admission::open(
+            Arc::new(base.audit.clone()),
+            Arc::new(base.store.clone()),
+            &self.args.system_namespace,
+            admission::Counts::registered(&self.metrics),
+        );
+        let identity = admission::Identity::new(
+            Arc::clone(&base.keys),
+            &self.args.system_namespace,
+            &self.args.webhook_names,
+        );
+        let router = admission::router(recorder, identity.path());
+        let registration = admission::Registration {
+            client: self.client.clone(),
+            identity: identity.clone(),
+        };
+        let serving = admission::serve(listener, router, identity, self.stop.clone());
+        self.tasks.spawn("the webhook", serving);
+        self.tasks.spawn(
+            "the webhook's registration",
+            registration.keep(self.stop.clone()),
+        );
+        self.tasks
+            .spawn("the witness of changes", witness.run(self.stop.clone()));
+        observer
+    }
+
+    /// Watches one of our kinds in every namespace, and has the observer see each change first.
+    fn watch_observed<K, Spec, Status>(
+        &mut self,
+        kind: Kind,
+        observer: Option<&admission::Observer>,
+    ) -> mpsc::Receiver<Change<Watched<Spec, Status>>>
+    where
+        K: kube::Resource<DynamicType = ()>,
+        Spec: DeserializeOwned + Send + 'static,
+        Status: DeserializeOwned + Send + 'static,
+    {
+        let changes = self.watch_all::<K, _>(kind, narrow);
+        let Some(observer) = observer else {
+            return changes;
+        };
+        let (out, observed) = mpsc::channel(CHANGES);
+        let observing = admission::observed(kind, changes, out, observer.clone());
+        self.tasks.spawn("the observer of changes", async move {
+            observing.await;
+            Ok(())
+        });
+        observed
     }
 
     /// Watches one of our kinds in every namespace.

@@ -65,6 +65,7 @@ impl Site {
             .args(["--operator-address", &self.ports.fleet.to_string()])
             .args(["--health-listen", &loopback(self.ports.health)])
             .args(["--webhook-listen", &loopback(self.ports.webhook)])
+            .args(["--webhook-name", "127.0.0.1"])
             .arg("--data-dir")
             .arg(self.dir.join("data"))
             .arg("--local-socket")

@@ -35,6 +35,8 @@ const FLEET_EVENTS: usize = 4096;
 pub struct Sockets {
     pub fleet: TcpListener,
     pub health: TcpListener,
+    /// None where no webhook is served.
+    pub webhook: Option<std::net::TcpListener>,
 }
 
 impl Sockets {
@@ -44,9 +46,14 @@ impl Sockets {
                 .await
                 .with_context(|| format!("listening on {address}: give --{flag} another address"))
         };
+        let webhook = match args.webhook_listen {
+            Some(address) => Some(bind(address, "webhook-listen").await?.into_std()?),
+            None => None,
+        };
         Ok(Self {
             fleet: bind(args.fleet_listen, "fleet-listen").await?,
             health: bind(args.health_listen, "health-listen").await?,
+            webhook,
         })
     }
 }
