@@ -140,6 +140,8 @@ impl Life {
             key: ObjectKey::new("plant", "i"),
             uid: uid.to_owned(),
             generation,
+            resource_version: String::new(),
+            status: None,
             why: String::new(),
         }))
         .await;
