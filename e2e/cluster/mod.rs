@@ -7,11 +7,11 @@
 pub mod audit;
 pub mod build;
 mod components;
+mod ground;
 mod kubeconfig;
 mod pki;
 pub mod toolset;
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,13 +25,10 @@ use kube::api::PostParams;
 use tokio::sync::OnceCell;
 
 use crate::process::{self, Daemon, Outcome};
-use crate::run;
 use audit::AuditLog;
 pub use components::free_port;
-use components::{ApiServer, ControllerManager};
+use ground::{Ground, audit_log};
 use kubeconfig::{Credential, Server};
-use pki::{Authority, TokenSigner};
-use toolset::Toolset;
 
 /// Longer than the slowest start that was seen on a machine that builds something else meanwhile.
 const READY: Duration = Duration::from_secs(90);
@@ -61,9 +58,7 @@ pub struct ControlPlane {
     controller_manager: Daemon,
     api_server: Daemon,
     etcd: Daemon,
-    tools: Toolset,
-    dir: PathBuf,
-    authority: Authority,
+    ground: Ground,
     server: Server,
     admin_kubeconfig: PathBuf,
     admin: kube::Client,
@@ -73,75 +68,19 @@ impl ControlPlane {
     /// Starts one and waits until it is ready: the API server says so and the controllers have given the
     /// namespace `default` its ServiceAccount.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let tools = Toolset::from_env()?;
-        let dir = run::scratch("control-plane")?;
-        let authority = Authority::generate()?;
-        let ca = dir.join("ca.crt");
-        fs::write(&ca, authority.certificate())?;
-        let token_signer = TokenSigner::generate(&dir)?;
-
-        let client_url = format!("http://127.0.0.1:{}", free_port()?);
-        let peer_url = format!("http://127.0.0.1:{}", free_port()?);
-        let mut etcd = components::etcd(&tools, &dir.join(run::DATA), &client_url, &peer_url)?;
-        let etcd = Daemon::spawn("etcd", &mut etcd, &dir)?;
-
-        let port = free_port()?;
-        let serving = authority.server("kube-apiserver", options.address)?;
-        let audit_policy = dir.join("audit-policy.json");
-        fs::write(&audit_policy, serde_json::to_vec(&audit::policy())?)?;
-        let api_server = ApiServer {
-            etcd: &client_url,
-            address: options.address,
-            port,
-            serving: &serving.write(&dir, "kube-apiserver")?,
-            client_authority: &ca,
-            token_signer: &token_signer,
-            audit_policy: &audit_policy,
-            audit_log: &audit_log(&dir),
-            extra: &options.api_server,
-        };
-        let api_server = Daemon::spawn("kube-apiserver", &mut api_server.command(&tools)?, &dir)?;
-
-        let server = Server {
-            url: format!(
-                "https://{}",
-                std::net::SocketAddr::new(options.address, port)
-            ),
-            authority: authority.certificate().to_owned(),
-        };
-        let write = |name: &str, user: &str, groups: &[&str]| {
-            let identity = authority.client(user, groups)?;
-            server.kubeconfig(&dir, name, &Credential::Certificate(&identity))
-        };
-        let admin_kubeconfig = write("admin", "admin", &["system:masters"])?;
-        let kcm = write(
-            "kube-controller-manager",
-            "system:kube-controller-manager",
-            &[],
-        )?;
+        let ground = Ground::lay(options)?;
+        let (etcd, etcd_url) = ground.start_etcd()?;
+        let (api_server, server) = ground.start_api_server(&etcd_url)?;
+        let admin_kubeconfig = ground.kubeconfig(&server, "admin", "admin", &["system:masters"])?;
         let admin = kubeconfig::client(&admin_kubeconfig).await?;
-
-        let serving = authority.server("kube-controller-manager", options.address)?;
-        let controller_manager = ControllerManager {
-            kubeconfig: &kcm,
-            port: free_port()?,
-            serving: &serving.write(&dir, "kube-controller-manager")?,
-            authority: &ca,
-            token_signer: &token_signer,
-        };
         let mut started = [etcd, api_server];
         wait_ready(&mut started, &admin).await?;
         let [etcd, api_server] = started;
-        let mut command = controller_manager.command(&tools)?;
-        let controller_manager = Daemon::spawn("kube-controller-manager", &mut command, &dir)?;
-
         let mut this = Self {
-            controller_manager,
+            controller_manager: ground.start_controller_manager(&server)?,
             api_server,
             etcd,
-            tools,
-            dir,
-            authority,
+            ground,
             server,
             admin_kubeconfig,
             admin,
@@ -160,7 +99,7 @@ impl ControlPlane {
 
     /// Where its files and logs are.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.ground.dir
     }
 
     pub fn server_url(&self) -> &str {
@@ -174,7 +113,7 @@ impl ControlPlane {
 
     /// Where the program is, for people who want to start it themselves.
     pub fn tool_path(&self, program: &str) -> anyhow::Result<PathBuf> {
-        Ok(self.tools.command(program)?.get_program().into())
+        Ok(self.ground.tools.command(program)?.get_program().into())
     }
 
     /// A client with every right.
@@ -187,7 +126,7 @@ impl ControlPlane {
     }
 
     pub fn audit(&self) -> AuditLog {
-        AuditLog::at(&audit_log(&self.dir))
+        AuditLog::at(&audit_log(&self.ground.dir))
     }
 
     /// The process ids of its parts.
@@ -243,7 +182,7 @@ impl ControlPlane {
         let token = self.token_for(namespace, account).await?;
         let name = format!("{namespace}.{account}");
         self.server
-            .kubeconfig(&self.dir, &name, &Credential::Token(&token))
+            .kubeconfig(&self.ground.dir, &name, &Credential::Token(&token))
     }
 
     /// A client that speaks as the ServiceAccount.
@@ -253,20 +192,18 @@ impl ControlPlane {
 
     /// A kubeconfig file for a person, who has the rights that RBAC gives the name and the groups.
     pub fn kubeconfig_for_person(&self, name: &str, groups: &[&str]) -> anyhow::Result<PathBuf> {
-        let identity = self.authority.client(name, groups)?;
-        self.server
-            .kubeconfig(&self.dir, name, &Credential::Certificate(&identity))
+        self.ground.kubeconfig(&self.server, name, name, groups)
     }
 
     fn tool(&self, program: &str, kubeconfig: &Path) -> anyhow::Result<Command> {
-        let mut command = self.tools.command(program)?;
+        let mut command = self.ground.tools.command(program)?;
         // Nothing of the person's own configuration, and nothing left in the home folder.
         command
             .env("KUBECONFIG", kubeconfig)
-            .env("KUBECACHEDIR", self.dir.join("kubectl-cache"))
-            .env("HELM_CACHE_HOME", self.dir.join("helm/cache"))
-            .env("HELM_CONFIG_HOME", self.dir.join("helm/config"))
-            .env("HELM_DATA_HOME", self.dir.join("helm/data"));
+            .env("KUBECACHEDIR", self.ground.dir.join("kubectl-cache"))
+            .env("HELM_CACHE_HOME", self.ground.dir.join("helm/cache"))
+            .env("HELM_CONFIG_HOME", self.ground.dir.join("helm/config"))
+            .env("HELM_DATA_HOME", self.ground.dir.join("helm/data"));
         Ok(command)
     }
 
@@ -281,10 +218,6 @@ impl ControlPlane {
         }
         Ok(())
     }
-}
-
-fn audit_log(dir: &Path) -> PathBuf {
-    dir.join("audit.log")
 }
 
 /// Waits until the API server is ready. Fails with the logs when a process ends or time is up.
