@@ -14,6 +14,35 @@ pub struct Applied {
     pub network_policies: BTreeSet<ObjectKey>,
     /// Scopes whose ServiceAccount and binding are as compiled.
     pub access: BTreeSet<ObjectKey>,
+    /// Why a NetworkPolicy is not stored, by its key.
+    pub network_policy_obstacles: BTreeMap<ObjectKey, Obstacle>,
+    /// Why a scope's access is not bound, by the scope's key.
+    pub access_obstacles: BTreeMap<ObjectKey, Obstacle>,
+}
+
+/// What stands in the way of an object in the API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    pub kind: ObstacleKind,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObstacleKind {
+    /// Somebody else's object has the name.
+    Conflict,
+    /// The API server refused it, or did not answer; it is tried again.
+    Failed,
+}
+
+impl ObstacleKind {
+    /// The reason of a condition.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Conflict => "Conflict",
+            Self::Failed => "WriteFailed",
+        }
+    }
 }
 
 /// One device, as far as the operator knows.

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::owned::{Owned, Placed, stored};
 use super::plan::{Step, Stored, in_place, plan};
 use crate::backoff::Backoff;
+use crate::domain::applied::{Obstacle, ObstacleKind};
 use crate::domain::names::ObjectKey;
 use crate::watch::{Change, Raw};
 
@@ -32,7 +33,7 @@ pub enum Outcome {
 
 /// A write that did not work, and when to try again.
 struct Failure {
-    why: String,
+    obstacle: Obstacle,
     backoff: Backoff,
     not_before: Instant,
 }
@@ -125,9 +126,9 @@ impl<K: Owned> Known<K> {
                     "{} {key} was made by somebody else and is left as it is: rename or delete it",
                     K::resource().kind
                 );
-                self.fail(key, why);
+                self.fail(key, ObstacleKind::Conflict, why);
             }
-            Err(why) => self.fail(key, why),
+            Err(why) => self.fail(key, ObstacleKind::Failed, why),
         }
     }
 
@@ -148,16 +149,19 @@ impl<K: Owned> Known<K> {
         }
     }
 
-    fn fail(&mut self, key: ObjectKey, why: String) {
-        let failure = self.failed.entry(key.clone()).or_insert_with(|| Failure {
-            why: String::new(),
+    fn fail(&mut self, key: ObjectKey, kind: ObstacleKind, message: String) {
+        let obstacle = Obstacle { kind, message };
+        let known = self.failed.get(&key).map(|failure| &failure.obstacle);
+        if known != Some(&obstacle) {
+            let why = &obstacle.message;
+            warn!(kind = K::resource().kind, object = %key, "not applied, trying again: {why}");
+        }
+        let failure = self.failed.entry(key).or_insert_with(|| Failure {
+            obstacle: obstacle.clone(),
             backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(60)),
             not_before: Instant::now(),
         });
-        if failure.why != why {
-            warn!(kind = K::resource().kind, object = %key, "not applied, trying again: {why}");
-        }
-        failure.why = why;
+        failure.obstacle = obstacle;
         failure.not_before = Instant::now() + failure.backoff.pause();
     }
 
@@ -182,7 +186,7 @@ impl<K: Owned> Known<K> {
             obstacles: self
                 .failed
                 .iter()
-                .map(|(key, failure)| (key.clone(), failure.why.clone()))
+                .map(|(key, failure)| (key.clone(), failure.obstacle.clone()))
                 .collect(),
         }
     }

@@ -25,6 +25,7 @@ use tracing::info;
 use super::known::{Known, Outcome};
 use super::plan::{Step, Stored};
 use crate::api::stamps;
+use crate::domain::applied::Obstacle;
 use crate::domain::names::ObjectKey;
 use crate::leadership::Role;
 use crate::watch::{Change, Kind, Raw};
@@ -51,7 +52,7 @@ pub trait Owned: 'static {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placed {
     pub in_place: BTreeSet<ObjectKey>,
-    pub obstacles: BTreeMap<ObjectKey, String>,
+    pub obstacles: BTreeMap<ObjectKey, Obstacle>,
 }
 
 /// What is wanted; `None` until the world is known.

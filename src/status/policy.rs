@@ -7,7 +7,7 @@ use super::{Points, count, source};
 use crate::api::PolicyStatus;
 use crate::api::conditions::{ACCEPTED, ENFORCED, PROGRAMMED, READY, STALLED};
 use crate::api::policy::Coverage;
-use crate::domain::applied::Applied;
+use crate::domain::applied::{Applied, Obstacle};
 use crate::domain::enforcement::SourceKind;
 use crate::domain::names::ObjectKey;
 use crate::domain::verdict::{Acceptance, PolicyVerdict};
@@ -28,9 +28,13 @@ pub fn policy(
         .as_ref()
         .is_none_or(|name| applied.network_policies.contains(name));
     let effective = verdict.acceptance == Acceptance::Accepted;
+    let obstacle = verdict
+        .network_policy
+        .as_ref()
+        .and_then(|name| applied.network_policy_obstacles.get(name));
     let (programmed, enforced) = if effective {
         (
-            programmed(verdict, &points, stored),
+            programmed(verdict, &points, stored, obstacle),
             enforced(verdict, &points, stored),
         )
     } else {
@@ -60,7 +64,12 @@ pub fn policy(
     }
 }
 
-fn programmed(verdict: &PolicyVerdict, points: &Points, stored: bool) -> Finding {
+fn programmed(
+    verdict: &PolicyVerdict,
+    points: &Points,
+    stored: bool,
+    obstacle: Option<&Obstacle>,
+) -> Finding {
     if !points.refused.is_empty() {
         return Finding::no("Refused", a_few(&points.refused));
     }
@@ -69,7 +78,10 @@ fn programmed(verdict: &PolicyVerdict, points: &Points, stored: bool) -> Finding
         return Finding::no("Waiting", format!("not read back yet from {waiting}"));
     }
     if !stored {
-        return Finding::no("Waiting", "the NetworkPolicy is not stored yet");
+        return match obstacle {
+            Some(obstacle) => Finding::no(obstacle.kind.as_str(), &obstacle.message),
+            None => Finding::no("Waiting", "the NetworkPolicy is not stored yet"),
+        };
     }
     if verdict.devices.is_empty() && verdict.network_policy.is_none() {
         return match verdict.not_enforceable.is_empty() {

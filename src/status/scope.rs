@@ -29,7 +29,10 @@ pub fn scope(
             "Bound",
             "the agent's ServiceAccount and role binding are stored",
         ),
-        (true, false) => Finding::no("Waiting", "the agent's role binding is not stored yet"),
+        (true, false) => match applied.access_obstacles.get(key) {
+            Some(obstacle) => Finding::no(obstacle.kind.as_str(), &obstacle.message),
+            None => Finding::no("Waiting", "the agent's role binding is not stored yet"),
+        },
         (false, _) => Finding::no("NotAccepted", "no right is bound to the agent"),
     };
     let findings = [

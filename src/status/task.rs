@@ -97,25 +97,33 @@ impl StatusTask {
     }
 
     fn applied(&mut self, view: &View) -> Applied {
-        let accounts = self.service_accounts.borrow_and_update().in_place.clone();
-        let bindings = self.role_bindings.borrow_and_update().in_place.clone();
-        let access = view
-            .compiled
-            .enforcement
-            .access
-            .iter()
-            .filter(|(scope, grant)| {
-                let bound =
-                    binding_key(scope, grant).is_none_or(|binding| bindings.contains(&binding));
-                accounts.contains(&account_key(grant)) && bound
-            })
-            .map(|(scope, _)| scope.clone())
-            .collect();
-        Applied {
+        let accounts = self.service_accounts.borrow_and_update().clone();
+        let bindings = self.role_bindings.borrow_and_update().clone();
+        let policies = self.network_policies.borrow_and_update().clone();
+        let mut applied = Applied {
             devices: self.fleet.applied(),
-            network_policies: self.network_policies.borrow_and_update().in_place.clone(),
-            access,
+            network_policies: policies.in_place,
+            network_policy_obstacles: policies.obstacles,
+            ..Applied::default()
+        };
+        for (scope, grant) in &view.compiled.enforcement.access {
+            let account = account_key(grant);
+            let binding = binding_key(scope, grant);
+            let bound = binding
+                .as_ref()
+                .is_none_or(|key| bindings.in_place.contains(key));
+            if bound && accounts.in_place.contains(&account) {
+                applied.access.insert(scope.clone());
+            }
+            let obstacle = accounts.obstacles.get(&account);
+            let obstacle = obstacle.or_else(|| bindings.obstacles.get(binding.as_ref()?));
+            if let Some(obstacle) = obstacle {
+                applied
+                    .access_obstacles
+                    .insert(scope.clone(), obstacle.clone());
+            }
         }
+        applied
     }
 }
 

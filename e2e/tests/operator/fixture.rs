@@ -221,7 +221,13 @@ impl Fixture {
 
     /// The object as JSON, or nothing when it isn't there.
     pub async fn get(&self, args: &[&str]) -> anyhow::Result<Option<Value>> {
-        let get = ["get", "--ignore-not-found", "-o", "json"];
+        let get = [
+            "get",
+            "--ignore-not-found",
+            "--show-managed-fields",
+            "-o",
+            "json",
+        ];
         let text = self.plane.kubectl(&[&get[..], args].concat()).await?;
         if text.trim().is_empty() {
             return Ok(None);

@@ -4,13 +4,19 @@ mod device;
 mod fixture;
 mod holding;
 mod leadership;
+mod statuses;
 mod watching;
 
 use libtest_mimic::Trial;
 
 pub fn all() -> Vec<Trial> {
-    [holding::all(), leadership::all(), watching::all()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        holding::all(),
+        leadership::all(),
+        statuses::all(),
+        watching::all(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
