@@ -50,7 +50,7 @@ impl Attachment {
                  addr add {v6}/64 dev eth0 nodad\n\
                  link set eth0 up\n\
                  route add default via {gateway4}\n\
-                 route add default via {gateway6}\n"
+                 route add default via {gateway6} dev eth0 onlink\n"
             ),
         )
     }

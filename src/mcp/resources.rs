@@ -109,7 +109,8 @@ pub async fn create<K: Written>(api: &Api<K>, object: &K, dry_run: bool) -> kube
     api.create(&params, object).await
 }
 
-/// Changes fields of the spec of exactly this version of the object.
+/// Changes fields of the spec of exactly this object. Its version may move meanwhile: the operator writes
+/// statuses, and the stamp that says whose it is can't be changed.
 pub async fn change<K: Written>(
     api: &Api<K>,
     object: &K,
@@ -117,7 +118,7 @@ pub async fn change<K: Written>(
     dry_run: bool,
 ) -> kube::Result<K> {
     let patch = json!({
-        "metadata": {"resourceVersion": object.resource_version()},
+        "metadata": {"uid": object.uid()},
         "spec": spec,
     });
     let params = PatchParams {
@@ -129,13 +130,13 @@ pub async fn change<K: Written>(
         .await
 }
 
-/// Deletes exactly this version of the object.
+/// Deletes exactly this object, not another that took its name.
 pub async fn delete<K: Written>(api: &Api<K>, object: &K, dry_run: bool) -> kube::Result<()> {
     let params = DeleteParams {
         dry_run,
         preconditions: Some(Preconditions {
             uid: object.uid(),
-            resource_version: object.resource_version(),
+            resource_version: None,
         }),
         ..DeleteParams::default()
     };
