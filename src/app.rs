@@ -351,11 +351,11 @@ impl Operator {
             &self.args.system_namespace,
             admission::Counts::registered(&self.metrics),
         );
-        let identity = admission::Identity::new(
-            Arc::clone(&base.keys),
-            &self.args.system_namespace,
-            &self.args.webhook_names,
-        );
+        let mut names = self.args.webhook_names.clone();
+        // The name is the address where the API server is told one, as in development.
+        names.extend(listener.local_addr().map(|own| own.ip().to_string()));
+        let namespace = &self.args.system_namespace;
+        let identity = admission::Identity::new(Arc::clone(&base.keys), namespace, &names);
         let router = admission::router(recorder, identity.path());
         let registration = admission::Registration {
             client: self.client.clone(),

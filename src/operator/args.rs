@@ -45,7 +45,8 @@ pub struct OperatorArgs {
     pub webhook_listen: Option<SocketAddr>,
 
     /// A name or address of the webhook as the API server calls it, for its certificate; repeatable.
-    /// The Service `seawall-webhook` of the system namespace is always in it.
+    /// The Service `seawall-webhook` of the system namespace is always in it, and the address that it
+    /// listens on, if it is one.
     #[arg(
         long = "webhook-name",
         env = "SEAWALL_WEBHOOK_NAMES",
