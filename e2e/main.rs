@@ -9,6 +9,12 @@ mod bench;
 mod caller;
 mod charts;
 mod cluster;
+    if std::env::args().nth(1).as_deref() == Some(fleet::DEADLY_COMMAND) {
+        return fleet::run_deadly().unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
 mod demo;
 mod harness;
 mod interop;
@@ -69,6 +75,12 @@ fn inside() -> ExitCode {
     rustls::crypto::ring::default_provider()
         .install_default()
         .expect("no other provider was installed before main");
+    if std::env::args().nth(1).as_deref() == Some(fleet::DEADLY_COMMAND) {
+        return fleet::run_deadly().unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
     match command().as_deref() {
         Some("demo") => return run_command(demo::run()),
         Some("bench") => return run_command(bench::run()),

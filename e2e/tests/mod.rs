@@ -2,6 +2,7 @@
 
 mod admission;
 mod audit_log;
+mod agent;
 mod bounds;
 mod chart;
 mod control_plane;
@@ -19,6 +20,7 @@ pub fn all() -> Vec<Trial> {
     [
         admission::all(),
         audit_log::all(),
+        agent::all(),
         bounds::all(),
         chart::all(),
         control_plane::all(),

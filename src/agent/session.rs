@@ -179,7 +179,10 @@ impl Session {
                 let bundle = SignedBundle::from(bundle);
                 let claimed = Position::claimed(&bundle.payload);
                 let answer = match self.enforcer.accept(bundle).await? {
-                    Ok(done) => agent_message::Message::Ack(ack(&done)),
+                    Ok(done) => {
+                        tell(&done);
+                        agent_message::Message::Ack(ack(&done))
+                    }
                     Err(refusal) => {
                         tracing::warn!(
                             epoch = claimed.epoch,
@@ -279,6 +282,21 @@ fn applied(position: &Position) -> Applied {
         revision: position.revision,
         state_hash: position.state_hash.clone(),
     }
+}
+
+fn tell(done: &Acknowledged) {
+    let stages = done.stages;
+    tracing::info!(
+        epoch = done.position.epoch,
+        revision = done.position.revision,
+        connections_cut = done.connections_cut,
+        verify = micros(stages.verify),
+        persist = micros(stages.persist),
+        apply = micros(stages.apply),
+        cut = micros(stages.cut),
+        read_back = micros(stages.read_back),
+        "a bundle is in force, read back"
+    );
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -8,39 +8,35 @@
 
 mod actor;
 mod steps;
+mod stored;
+mod table;
 
 pub use actor::{Beat, Handle, Request, Standing, spawn};
 pub use steps::{Step, Steps};
+pub use stored::BUNDLE;
 
-use std::collections::BTreeMap;
+use stored::Stored;
+use table::{Table, counts};
+
 use std::time::{Duration, Instant};
-
-use anyhow::Context;
 
 use super::bundle::{Order, Position, Refusal, SignedBundle, Verifier, order};
 use super::conntrack::{self, Containment};
 use super::facts;
 use super::nft::difference::{first_difference, first_difference_outside_sets};
-use super::nft::transaction::transaction;
 use super::nft::{Listing, Nft, NftError, Rendered, Situation, render};
-use super::state_directory::{Secrecy, StateDirectory};
+use super::state_directory::StateDirectory;
 use crate::domain::enforcement::{Bundle, DeviceState};
 use crate::fleet::proto::RuleCount;
 
-pub(super) const BUNDLE: &str = "bundle.json";
-/// Reports of counters name at most as many rules.
-const MOST_COUNTS: usize = 1000;
-
 pub struct Enforcer {
-    nft: Nft,
+    table: Table,
     verifier: Verifier,
     situation: Situation,
-    directory: StateDirectory,
+    stored: Stored,
     steps: Steps,
     wanted: Wanted,
-    /// What the table held when it was last read; `None` when that is out of date.
-    found: Option<Option<Listing>>,
-    /// Whether it was what is wanted.
+    /// Whether the table was what is wanted when it was last read.
     matches: bool,
 }
 
@@ -107,13 +103,12 @@ impl Enforcer {
         steps: Steps,
     ) -> Self {
         Self {
-            nft,
+            table: Table::new(nft),
             verifier,
             situation,
-            directory,
+            stored: Stored::new(directory),
             steps,
             wanted: Wanted::AsFound,
-            found: None,
             matches: false,
         }
     }
@@ -121,9 +116,11 @@ impl Enforcer {
     /// Brings about what is on disk, before anybody is contacted. A bundle that can't be believed is left
     /// aside, and so is what the kernel holds then.
     pub async fn start(&mut self) -> Result<(), NftError> {
-        let table = self.nft.list().await?;
         let nothing = self.render(&DeviceState::default());
-        let stored = match self.load() {
+        let found = self.table.read().await?;
+        let no_table = found.is_none();
+        let empty = first_difference(&nothing.ruleset, found).is_none();
+        let stored = match self.stored.load(&self.verifier) {
             Ok(stored) => stored,
             Err(words) => {
                 tracing::error!(
@@ -133,9 +130,6 @@ impl Enforcer {
             }
         };
         self.steps.reached(Step::Loaded);
-        let no_table = table.is_none();
-        let empty = first_difference(&nothing.ruleset, table.as_ref()).is_none();
-        self.found = Some(table);
         self.wanted = match stored {
             Some((signed, bundle)) => Wanted::Bundle(Box::new(InForce {
                 position: Position::of(&bundle),
@@ -183,7 +177,7 @@ impl Enforcer {
         mut stages: Stages,
     ) -> Result<Acknowledged, Refusal> {
         let started = Instant::now();
-        let persisted = self.persist(&signed).await;
+        let persisted = self.stored.replace(&signed, &self.steps).await;
         stages.persist = started.elapsed();
 
         let started = Instant::now();
@@ -194,7 +188,7 @@ impl Enforcer {
             signed,
             persisted: persisted.is_ok(),
         };
-        if let Err(error) = self.bring_about(&next.rendered).await {
+        if let Err(error) = self.table.bring_about(&next.rendered).await {
             self.step_back().await;
             return Err(Refusal::new("apply_failed", error.to_string()));
         }
@@ -207,7 +201,7 @@ impl Enforcer {
         self.steps.reached(Step::Cut);
 
         let started = Instant::now();
-        if let Some(difference) = self.settle(&next.rendered).await {
+        if let Some(difference) = self.table.settle(&next.rendered).await {
             self.step_back().await;
             return Err(Refusal::new("read_back_differs", difference));
         }
@@ -238,7 +232,8 @@ impl Enforcer {
             && !in_force.persisted
         {
             let signed = in_force.signed.clone();
-            self.persist(&signed)
+            self.stored
+                .replace(&signed, &self.steps)
                 .await
                 .map_err(|error| Refusal::new("not_persisted", format!("{error:#}")))?;
             if let Wanted::Bundle(in_force) = &mut self.wanted {
@@ -266,14 +261,11 @@ impl Enforcer {
     /// Compares the kernel with what is wanted and repairs a difference at once.
     pub async fn check(&mut self) -> Result<Option<Tampering>, NftError> {
         let started = Instant::now();
-        let listing = self.nft.list().await?;
-        let Some(rendered) = self.rendered() else {
-            self.found = Some(listing);
+        let Some(rendered) = self.rendered().cloned() else {
+            self.table.read().await?;
             return Ok(None);
         };
-        let difference = first_difference(&rendered.ruleset, listing.as_ref());
-        let rendered = rendered.clone();
-        self.found = Some(listing);
+        let difference = first_difference(&rendered.ruleset, self.table.read().await?);
         self.matches = difference.is_none();
         let Some(what) = difference else {
             return Ok(None);
@@ -288,24 +280,24 @@ impl Enforcer {
 
     /// What passed while the rules were gone is cut again.
     async fn repair(&mut self, rendered: &Rendered) -> bool {
-        if let Err(error) = self.bring_about(rendered).await {
+        if let Err(error) = self.table.bring_about(rendered).await {
             tracing::error!("the table was changed and could not be repaired: {error}");
             return false;
         }
         let state = self.state().clone();
         self.cut(&DeviceState::default(), &state).await;
-        self.settle(rendered).await.is_none()
+        self.table.settle(rendered).await.is_none()
     }
 
     /// Counters and, without reading long sets, whether the rules are the ones that are wanted.
     pub async fn look(&mut self) -> Result<ReadBack, NftError> {
-        let listing = self.nft.list_without_elements().await?;
+        let listing = self.table.glance().await?;
         Ok(self.compare(listing.as_ref(), first_difference_outside_sets))
     }
 
     /// The whole table, asked now.
     pub async fn read_back(&mut self) -> Result<ReadBack, NftError> {
-        let listing = self.nft.list().await?;
+        let listing = self.table.read().await?.cloned();
         Ok(self.compare(listing.as_ref(), first_difference))
     }
 
@@ -375,89 +367,18 @@ impl Enforcer {
         }
     }
 
-    fn load(&self) -> anyhow::Result<Option<(SignedBundle, Bundle)>> {
-        let Some(bytes) = self.directory.read(BUNDLE)? else {
-            return Ok(None);
-        };
-        let signed = SignedBundle::from_file(&bytes)
-            .with_context(|| format!("{} is damaged", self.directory.path(BUNDLE).display()))?;
-        let bundle = self
-            .verifier
-            .verify(&signed)
-            .with_context(|| self.directory.path(BUNDLE).display().to_string())?;
-        Ok(Some((signed, bundle)))
-    }
-
-    async fn persist(&self, signed: &SignedBundle) -> anyhow::Result<()> {
-        let (directory, bytes) = (self.directory.clone(), signed.to_file());
-        let prepare = move || directory.prepare(BUNDLE, &bytes, Secrecy::OwnerOnly);
-        let prepared = tokio::task::spawn_blocking(prepare).await??;
-        self.steps.reached(Step::Written);
-        tokio::task::spawn_blocking(move || prepared.commit()).await??;
-        self.steps.reached(Step::Persisted);
-        Ok(())
-    }
-
     /// After a bundle failed: disk and kernel have again what was in force before.
     async fn step_back(&mut self) {
-        let kept = match &self.wanted {
-            Wanted::Bundle(in_force) => {
-                let bytes = in_force.signed.to_file();
-                self.directory.replace(BUNDLE, &bytes, Secrecy::OwnerOnly)
-            }
-            Wanted::Nothing(_) | Wanted::AsFound => self.directory.remove(BUNDLE),
+        let before = match &self.wanted {
+            Wanted::Bundle(in_force) => Some(&in_force.signed),
+            Wanted::Nothing(_) | Wanted::AsFound => None,
         };
-        if let Err(error) = kept {
+        if let Err(error) = self.stored.put_back(before) {
             tracing::error!("the bundle that failed is still on disk: {error:#}");
         }
-        match self.check().await {
-            Ok(_) => {}
-            Err(error) => tracing::error!("what was in force could not be read back: {error}"),
+        if let Err(error) = self.check().await {
+            tracing::error!("what was in force could not be read back: {error}");
         }
-    }
-
-    /// From what the table held when last read; once more from what it holds now, when that was out of
-    /// date.
-    async fn bring_about(&mut self, wanted: &Rendered) -> Result<(), NftError> {
-        let fresh = match self.found.take() {
-            Some(found) => match self.change(found, wanted).await {
-                Ok(()) => return Ok(()),
-                Err(NftError::Refused(_)) => self.nft.list().await?,
-                Err(error) => return Err(error),
-            },
-            None => self.nft.list().await?,
-        };
-        self.change(fresh, wanted).await
-    }
-
-    async fn change(&self, found: Option<Listing>, wanted: &Rendered) -> Result<(), NftError> {
-        match transaction(found.as_ref(), &wanted.ruleset) {
-            Some(transaction) => self.nft.apply(&transaction).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Reads back, and where it differs tries once more: somebody may have changed the table between.
-    /// The difference that stays, in words.
-    async fn settle(&mut self, wanted: &Rendered) -> Option<String> {
-        for last in [false, true] {
-            let listing = match self.nft.list().await {
-                Ok(listing) => listing,
-                Err(error) => return Some(error.to_string()),
-            };
-            let difference = first_difference(&wanted.ruleset, listing.as_ref());
-            self.found = Some(listing);
-            match difference {
-                None => return None,
-                Some(difference) if last => return Some(difference),
-                Some(_) => {
-                    if let Err(error) = self.bring_about(wanted).await {
-                        return Some(error.to_string());
-                    }
-                }
-            }
-        }
-        None
     }
 
     /// Ends connections that `after` doesn't let pass. The rules drop their packets whether or not this
@@ -484,27 +405,4 @@ impl Enforcer {
             }
         }
     }
-}
-
-/// What the counters say, by rule. Rules that nothing has met are left out.
-fn counts(rendered: &Rendered, listing: &Listing) -> Vec<RuleCount> {
-    let mut by_rule: BTreeMap<(&str, bool), (u64, u64)> = BTreeMap::new();
-    for (comment, counts) in &listing.counts {
-        if let Some(counted) = rendered.counted.get(comment) {
-            let sum = by_rule.entry((&counted.id, counted.observing)).or_default();
-            sum.0 += counts.packets;
-            sum.1 += counts.bytes;
-        }
-    }
-    by_rule
-        .into_iter()
-        .filter(|(_, (packets, _))| *packets > 0)
-        .take(MOST_COUNTS)
-        .map(|((rule, observing), (packets, bytes))| RuleCount {
-            rule: rule.to_owned(),
-            packets,
-            bytes,
-            observing,
-        })
-        .collect()
 }

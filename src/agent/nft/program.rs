@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::TABLE;
-use super::listing::{Listing, NotAListing};
+use super::listing::Listing;
 use crate::agent::words::printable;
 
 /// A transaction of a hundred thousand networks takes 3 s; this is for a program that hangs.
@@ -71,8 +71,6 @@ pub enum NftError {
     TimedOut,
     #[error("cannot run nft: {0}")]
     Run(#[from] std::io::Error),
-    #[error(transparent)]
-    Listing(#[from] NotAListing),
 }
 
 impl Nft {
@@ -83,11 +81,16 @@ impl Nft {
             .chain(["/usr/sbin".into(), "/sbin".into()])
             .map(|directory| directory.join("nft"))
             .find(|candidate| candidate.is_file())
-            .map(|program| Self {
-                program,
-                writers: Writers::default(),
-            })
+            .map(Self::at)
             .ok_or(NftError::Missing)
+    }
+
+    /// This program and no other.
+    pub fn at(program: PathBuf) -> Self {
+        Self {
+            program,
+            writers: Writers::default(),
+        }
     }
 
     /// Tries what the agent needs, changing nothing: a transaction is checked and not committed.
@@ -121,7 +124,7 @@ impl Nft {
         arguments.extend(more);
         arguments.extend(["list", "table", "inet", TABLE]);
         match self.run(&arguments, None).await {
-            Ok(output) => Ok(Some(Listing::parse(&output)?)),
+            Ok(output) => Ok(Some(Listing::parse_or_foreign(&output))),
             Err(NftError::Refused(words)) if words.contains("No such file or directory") => {
                 Ok(None)
             }
