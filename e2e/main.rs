@@ -9,13 +9,8 @@ mod bench;
 mod caller;
 mod charts;
 mod cluster;
-    if std::env::args().nth(1).as_deref() == Some(fleet::DEADLY_COMMAND) {
-        return fleet::run_deadly().unwrap_or_else(|error| {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        });
-    }
 mod demo;
+mod fleet;
 mod harness;
 mod interop;
 mod lab;

@@ -1,8 +1,8 @@
 //! Every test with real parts, one file a subject. A file gives its tests by `all()`.
 
 mod admission;
-mod audit_log;
 mod agent;
+mod audit_log;
 mod bounds;
 mod chart;
 mod control_plane;
