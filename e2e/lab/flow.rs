@@ -163,7 +163,8 @@ impl Flow {
         server.connect(client.local_addr()?).await?;
         // Whoever sends first has opened it, for those who track connections.
         client.send(&encode(id, Instant::now())).await?;
-        let first = tokio::time::timeout(Duration::from_secs(3), server.recv(&mut [0; FRAME]));
+        let mut frame = [0; FRAME];
+        let first = tokio::time::timeout(Duration::from_secs(3), server.recv(&mut frame));
         first.await.context("the first datagram did not arrive")??;
         let [there, back] = [&self.records[0], &self.records[1]].map(Record::clone);
         self.tasks.spawn(datagrams(
