@@ -31,7 +31,7 @@ down: ## Stop what `make up` left running
 
 # TESTS='name' runs the tests whose name contains it.
 test: preflight ## All tests: unit, golden, and real parts (TESTS=name for some)
-	cargo test --locked --lib --bins --test e2e -- $(TESTS)
+	cargo test --locked --lib --bins --test e2e -- $(if $(TESTS),'$(TESTS)')
 
 soak: preflight ## Load and restarts for as long as SOAK_MINUTES says
 	$(E2E) soak
@@ -52,4 +52,5 @@ preflight:
 	@e2e/preflight.sh
 
 clean-cache: ## Remove the tools that were built or unpacked for the tests
-	rm -rf -- "$(SEAWALL_CACHE)"
+	@# By name: the folder may be one that a person uses for other things too.
+	rm -rf -- "$(SEAWALL_CACHE)"/{tools,bin,nftables}
