@@ -228,6 +228,9 @@ async fn addresses() -> anyhow::Result<()> {
     let laptop = lab.host("laptop")?;
     let operator = Operator::start(&lab).await?;
     let agent = operator.agent(&laptop).await?;
+    // A device that may be isolated gives up no address; this one is known not to be.
+    let nothing = seawall::domain::enforcement::DeviceState::default();
+    operator.apply(&agent, nothing).await?;
     let device = agent.id()?;
     let claims = |address: &'static str, there: bool| {
         let (operator, device) = (&operator, &device);

@@ -405,7 +405,8 @@ async fn tampering() -> anyhow::Result<()> {
             "add element inet seawall quarantine4 { 10.1.1.1 }",
             "set quarantine4",
         ),
-        ("add table inet seawall { flags dormant; }", "flags"),
+        // nft 1.0.6 prints a word of stray memory for the flag, which may not even be JSON.
+        ("add table inet seawall { flags dormant; }", "the table has"),
         (
             "add map inet seawall m { type ipv4_addr : verdict; }",
             "map",
