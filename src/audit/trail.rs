@@ -9,14 +9,14 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::entry::{
-    ActionResult, Actor, ActorKind, Body, Entry, Intent, ObjectRef, Outcome, Read, Refusal,
+    ActionResult, Actor, ActorKind, Body, Client, Entry, Intent, ObjectRef, Outcome, Read, Refusal,
     RefusedBy, keyed_hash,
 };
 use super::index::{self, AuditIndex, IndexRecord};
 use super::log::{AppendError, AuditLog};
 use crate::local::AuditTrail;
 use crate::local::types::{
-    self, AgentRecord, Appended, AuditEntry, AuditPage, AuditQuery, Problem,
+    self, AgentAct, AgentRecord, Appended, AuditEntry, AuditPage, AuditQuery, Problem, Touched,
 };
 
 pub struct Trail {
@@ -26,100 +26,80 @@ pub struct Trail {
     pub reads_key: [u8; 32],
 }
 
-impl Trail {
-    fn entry(&self, tenant: &str, record: AgentRecord) -> Entry {
-        let (agent, user, body) = self.body(tenant, record);
-        let actor = Actor::new(ActorKind::Agent, &format!("{tenant}/{agent}"));
-        Entry::new(tenant, actor.via("mcp").user(&user), body)
-    }
-
-    /// The agent, its user and what it did.
-    fn body(&self, tenant: &str, record: AgentRecord) -> (String, String, Body) {
-        match record {
-            AgentRecord::Intent {
-                agent,
-                user,
-                tool,
-                arguments,
-                reason,
-                dry_run,
-                call,
-            } => {
-                let intent = Intent {
-                    tool,
-                    target: target(&arguments),
-                    parameters: arguments,
-                    reason,
-                    dry_run,
-                    call: Some(call),
-                };
-                (agent, user, Body::Intent(intent))
-            }
-            AgentRecord::Outcome {
-                agent,
-                user,
-                tool,
-                call,
-                intent,
-                dry_run,
-                outcome,
-                resources,
-                message,
-                milliseconds,
-            } => {
-                let outcome = Outcome {
-                    intent,
-                    tool,
-                    result: result(outcome),
-                    dry_run,
-                    objects: resources.iter().map(|one| object(tenant, one)).collect(),
-                    message,
-                    milliseconds,
-                    target: None,
-                    call: Some(call),
-                };
-                (agent, user, Body::Outcome(outcome))
-            }
-            AgentRecord::Refusal {
-                agent,
-                user,
-                tool,
-                arguments,
-                call,
-                code,
-                message,
-            } => {
-                let refusal = Refusal {
-                    tool,
-                    target: target(&arguments),
-                    parameters: arguments,
-                    // What the API server refuses was begun, and is the outcome of an intent.
-                    by: RefusedBy::Us,
-                    code,
-                    why: message,
-                    call: Some(call),
-                };
-                (agent, user, Body::Refusal(refusal))
-            }
-            AgentRecord::Read {
-                agent,
-                user,
-                tool,
-                arguments,
-                call,
-                outcome,
-                milliseconds,
-            } => {
-                let read = Read {
-                    tool,
-                    arguments_hash: keyed_hash(&self.reads_key, &arguments),
-                    result: result(outcome),
-                    milliseconds,
-                    call: Some(call),
-                };
-                (agent, user, Body::Read(read))
-            }
-        }
+/// What is entered of an agent's act.
+pub fn entry_of(tenant: &str, record: AgentRecord, reads_key: &[u8; 32]) -> Entry {
+    let AgentRecord {
+        agent,
+        user,
+        client,
+        tool,
+        call,
+        target,
+        what,
+    } = record;
+    let call = Some(call);
+    let body = match what {
+        AgentAct::Intent {
+            arguments,
+            reason,
+            dry_run,
+        } => Body::Intent(Intent {
+            tool,
+            parameters: arguments,
+            reason,
+            dry_run,
+            target,
+            call,
+        }),
+        AgentAct::Outcome {
+            intent,
+            dry_run,
+            outcome,
+            resources,
+            message,
+            milliseconds,
+        } => Body::Outcome(Outcome {
+            intent,
+            tool,
+            result: result(outcome),
+            dry_run,
+            objects: resources.into_iter().map(|t| object(tenant, t)).collect(),
+            message,
+            milliseconds,
+            target,
+            call,
+        }),
+        AgentAct::Refusal {
+            arguments,
+            code,
+            message,
+        } => Body::Refusal(Refusal {
+            tool,
+            parameters: arguments,
+            // What the API server refuses was begun, and is the outcome of an intent.
+            by: RefusedBy::Us,
+            code,
+            why: message,
+            target,
+            call,
+        }),
+        AgentAct::Read {
+            arguments,
+            outcome,
+            milliseconds,
+        } => Body::Read(Read {
+            tool,
+            arguments_hash: keyed_hash(reads_key, &arguments),
+            result: result(outcome),
+            milliseconds,
+            call,
+        }),
+    };
+    let actor = Actor::new(ActorKind::Agent, &format!("{tenant}/{agent}"));
+    let entry = Entry::new(tenant, actor.via("mcp").user(&user), body);
+    match client {
+        Some(client) => entry.with_client(Client::new(&client.name, Some(&client.version))),
+        None => entry,
     }
 }
 
@@ -131,26 +111,17 @@ fn result(outcome: types::Outcome) -> ActionResult {
     }
 }
 
-/// The one thing that a call's arguments are about, as far as their names tell.
-fn target(arguments: &Value) -> Option<String> {
-    ["device_id", "destination", "name"]
-        .iter()
-        .find_map(|name| arguments.get(name)?.as_str())
-        .map(|target| super::text::clean(target, super::text::NAME))
-}
-
-/// `Isolation/name` of the tenant.
-fn object(tenant: &str, resource: &str) -> ObjectRef {
-    let (kind, name) = resource.split_once('/').unwrap_or(("", resource));
+fn object(tenant: &str, touched: Touched) -> ObjectRef {
     ObjectRef {
-        kind: kind.to_owned(),
+        kind: touched.kind,
         namespace: tenant.to_owned(),
-        name: name.to_owned(),
-        ..ObjectRef::default()
+        name: touched.name,
+        uid: touched.uid,
+        generation: touched.generation,
     }
 }
 
-fn entry_of(record: IndexRecord) -> AuditEntry {
+fn found(record: IndexRecord) -> AuditEntry {
     AuditEntry {
         index: record.index,
         entry: serde_json::from_str(&record.json).unwrap_or(Value::String(record.json)),
@@ -160,7 +131,7 @@ fn entry_of(record: IndexRecord) -> AuditEntry {
 #[async_trait]
 impl AuditTrail for Trail {
     async fn append(&self, tenant: &str, record: AgentRecord) -> Result<Appended, Problem> {
-        let entry = self.entry(tenant, record);
+        let entry = entry_of(tenant, record, &self.reads_key);
         match self.log.append(&entry).await {
             Ok(appended) => Ok(Appended {
                 id: appended.id,
@@ -189,7 +160,7 @@ impl AuditTrail for Trail {
         let page = self.index.search(&query).await;
         let page = page.map_err(|error| Problem::unavailable(error.to_string()))?;
         Ok(AuditPage {
-            entries: page.records.into_iter().map(entry_of).collect(),
+            entries: page.records.into_iter().map(found).collect(),
             before: page.next,
         })
     }
@@ -246,53 +217,53 @@ mod tests {
             reads_key: [7; 32],
         };
         let arguments = json!({"device_id": "dev_1", "reason": "r"});
-        let who = || ("triage".to_owned(), "system:x".to_owned());
-        let (agent, user) = who();
-        let intent = AgentRecord::Intent {
-            agent,
-            user,
-            tool: "isolate_device".into(),
+        let record = |tool: &str, what| AgentRecord {
+            agent: "triage".into(),
+            user: "system:x".into(),
+            client: Some(types::Program {
+                name: "claude".into(),
+                version: "1".into(),
+            }),
+            tool: tool.into(),
+            call: "c1".into(),
+            target: Some("dev_1".into()),
+            what,
+        };
+        let intent = AgentAct::Intent {
             arguments: arguments.clone(),
             reason: "r".into(),
             dry_run: false,
-            call: "c1".into(),
         };
+        let intent = record("isolate_device", intent);
         let appended = trail.append("plant", intent).await.unwrap();
-        let (agent, user) = who();
-        let outcome = AgentRecord::Outcome {
-            agent,
-            user,
-            tool: "isolate_device".into(),
-            call: "c1".into(),
+        let outcome = AgentAct::Outcome {
             intent: appended.id.clone(),
             dry_run: false,
             outcome: types::Outcome::Refused,
-            resources: vec!["Isolation/cam".into()],
+            resources: vec![Touched {
+                kind: "Isolation".into(),
+                name: "cam".into(),
+                uid: Some("u".into()),
+                generation: Some(1),
+            }],
             message: "no".into(),
             milliseconds: 4,
         };
+        let outcome = record("isolate_device", outcome);
         trail.append("plant", outcome).await.unwrap();
-        let (agent, user) = who();
-        let read = AgentRecord::Read {
-            agent,
-            user,
-            tool: "list_devices".into(),
+        let read = AgentAct::Read {
             arguments: arguments.clone(),
-            call: "c2".into(),
             outcome: types::Outcome::Done,
             milliseconds: 1,
         };
+        let read = record("list_devices", read);
         trail.append("plant", read).await.unwrap();
-        let (agent, user) = who();
-        let too_long = AgentRecord::Refusal {
-            agent,
-            user,
-            tool: "isolate_device".into(),
+        let too_long = AgentAct::Refusal {
             arguments: json!("x".repeat(70_000)),
-            call: "c3".into(),
             code: "invalid".into(),
             message: "m".into(),
         };
+        let too_long = record("isolate_device", too_long);
         let refused = trail.append("plant", too_long).await.unwrap_err();
         assert_eq!(refused.code, "entry_refused");
         log.close().await;
@@ -305,7 +276,13 @@ mod tests {
         assert_eq!(entries[0].id, appended.id);
         assert_eq!(entries[0].actor.name, "plant/triage");
         assert_eq!(entries[0].body.target().as_deref(), Some("dev_1"));
+        let client = entries[0].client.as_ref().map(|client| &client.name);
+        assert_eq!(client.map(String::as_str), Some("claude"));
         assert_eq!(entries[1].body.result(), Some("refused"));
+        let Body::Outcome(outcome) = &entries[1].body else {
+            panic!("{:?}", entries[1]);
+        };
+        assert_eq!(outcome.objects[0].to_string(), "Isolation/plant/cam");
         let Body::Read(read) = &entries[2].body else {
             panic!("{:?}", entries[2]);
         };

@@ -1,6 +1,6 @@
 //! The operator's API on a Unix socket, for the sidecar alone: who a key belongs to, the audit log,
 //! and what devices say. [`types`] is what goes over it, [`router`] serves it, [`client`] asks it,
-//! [`socket`] is where it listens. What it answers from is the operator's: it implements [`Sources`].
+//! [`socket`] is where it listens. What it answers from is the operator's: it fills [`Sources`].
 
 pub mod client;
 pub mod router;

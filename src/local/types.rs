@@ -97,60 +97,81 @@ pub struct Ready {
 /// What the MCP server may enter in the audit log. The operator adds id and time; the tenant is the
 /// path's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentRecord {
+    /// The scope's name.
+    pub agent: String,
+    /// The Kubernetes user that writes are made as.
+    pub user: String,
+    /// The program that the agent uses, as it told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<Program>,
+    pub tool: String,
+    /// Of the call, so that two calls are told apart.
+    pub call: String,
+    /// What it is about: a device's id, a network, a policy's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    #[serde(flatten)]
+    pub what: AgentAct,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    pub name: String,
+    pub version: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
     tag = "kind",
     rename_all = "snake_case",
     rename_all_fields = "camelCase"
 )]
-pub enum AgentRecord {
+pub enum AgentAct {
     /// Before an action; it happens only once this is durable.
     Intent {
-        agent: String,
-        user: String,
-        tool: String,
         /// As the agent gave them.
         arguments: serde_json::Value,
         reason: String,
         dry_run: bool,
-        /// Of the call, so that two calls are told apart.
-        call: String,
     },
     /// After it.
     Outcome {
-        agent: String,
-        user: String,
-        tool: String,
-        call: String,
         /// The id of the intent's entry.
         intent: String,
         dry_run: bool,
         outcome: Outcome,
-        /// The resources that were written or deleted, as `Isolation/name`.
-        resources: Vec<String>,
+        /// What was written or deleted.
+        resources: Vec<Touched>,
         message: String,
         milliseconds: u64,
     },
     /// An action that was not begun.
     Refusal {
-        agent: String,
-        user: String,
-        tool: String,
         arguments: serde_json::Value,
-        call: String,
         /// Such as `outside_targets`.
         code: String,
         message: String,
     },
     /// A tool that reads. The operator enters a keyed hash of the arguments, not the arguments.
     Read {
-        agent: String,
-        user: String,
-        tool: String,
         arguments: serde_json::Value,
-        call: String,
         outcome: Outcome,
         milliseconds: u64,
     },
+}
+
+/// A resource of the tenant that an agent wrote or deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Touched {
+    pub kind: String,
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 //! through it; none writes before [`Call::begin`] has answered, which is when the intent is durable.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -22,7 +22,8 @@ use crate::domain::names::{DeviceId, ObjectKey};
 use crate::local::Kind;
 use crate::local::client::Client;
 use crate::local::types::{
-    AgentRecord, DeviceView, NOT_FOUND, Outcome, SettledQuery, Standing, UNAVAILABLE,
+    AgentAct, AgentRecord, DeviceView, NOT_FOUND, Outcome, Program, SettledQuery, Standing,
+    Touched, UNAVAILABLE,
 };
 
 /// The longest wait for what was written to be in force.
@@ -46,6 +47,10 @@ pub struct Call {
     pub shared: Arc<Shared>,
     /// Tells this call from others in the audit log.
     id: String,
+    /// The program that the agent uses, as it told.
+    client: Option<Program>,
+    /// What the call is about, once the tool has said so.
+    about: OnceLock<String>,
     began: Instant,
 }
 
@@ -66,19 +71,22 @@ pub struct Action {
 /// An action that was done, or would have been.
 pub struct Done {
     pub reply: Reply,
-    /// What was written or deleted, as `Isolation/name`.
-    pub resources: Vec<String>,
+    /// What was written or deleted.
+    pub resources: Vec<Touched>,
 }
 
 impl Call {
     pub fn new(
         tool: Tool,
         principal: Arc<Principal>,
+        client: Option<Program>,
         arguments: JsonObject,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
             tool,
+            client,
+            about: OnceLock::new(),
             principal,
             arguments,
             shared,
@@ -118,6 +126,11 @@ impl Call {
     pub fn arguments<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         let definition = tools::definition(self.tool);
         arguments::read(self.tool, &definition.input_schema, &self.arguments)
+    }
+
+    /// Says what the call is about, for the audit log: a device's id, a network, a policy's name.
+    pub fn about(&self, target: &str) {
+        self.about.get_or_init(|| target.to_owned());
     }
 
     pub fn milliseconds(&self) -> u64 {
@@ -195,15 +208,11 @@ impl Call {
     }
 
     async fn enter_refusal(&self, failure: &Failure) {
-        let record = AgentRecord::Refusal {
-            agent: self.principal.agent.clone(),
-            user: self.principal.user.clone(),
-            tool: self.tool.name().into(),
+        let record = self.record(AgentAct::Refusal {
             arguments: Value::Object(self.arguments.clone()),
-            call: self.id.clone(),
             code: failure.code.into(),
             message: failure.message.clone(),
-        };
+        });
         // Nothing was done, so nothing depends on it; the operator's absence is logged by the client.
         let entered = self.shared.operator.append(&self.principal.tenant, &record);
         if let Err(problem) = entered.await {
@@ -223,15 +232,11 @@ impl Call {
             self.decided(&Intent::of(self.tool), Rate::Within, actions)
                 .await?;
         }
-        let record = AgentRecord::Intent {
-            agent: self.principal.agent.clone(),
-            user: self.principal.user.clone(),
-            tool: self.tool.name().into(),
+        let record = self.record(AgentAct::Intent {
             arguments: Value::Object(self.arguments.clone()),
             reason: reason.into(),
             dry_run,
-            call: self.id.clone(),
-        };
+        });
         let entered = self.shared.operator.append(&self.principal.tenant, &record);
         let appended = entered.await.map_err(|problem| {
             let words = format!(
@@ -259,18 +264,14 @@ impl Call {
             ),
             Err(failure) => (failure.outcome(), Vec::new(), failure.message.clone()),
         };
-        let record = AgentRecord::Outcome {
-            agent: self.principal.agent.clone(),
-            user: self.principal.user.clone(),
-            tool: self.tool.name().into(),
-            call: self.id.clone(),
+        let record = self.record(AgentAct::Outcome {
             intent: action.intent,
             dry_run: action.dry_run,
             outcome,
             resources,
             message,
             milliseconds: self.milliseconds(),
-        };
+        });
         let mut answer = done.map(|done| done.reply);
         let entered = self.shared.operator.append(&self.principal.tenant, &record);
         if let Err(problem) = entered.await {
@@ -309,19 +310,27 @@ impl Call {
         Ok(standing.await?)
     }
 
-    fn enter_read(&self, answer: &Result<Reply, Failure>) {
-        let record = AgentRecord::Read {
+    fn record(&self, what: AgentAct) -> AgentRecord {
+        AgentRecord {
             agent: self.principal.agent.clone(),
             user: self.principal.user.clone(),
+            client: self.client.clone(),
             tool: self.tool.name().into(),
-            arguments: Value::Object(self.arguments.clone()),
             call: self.id.clone(),
+            target: self.about.get().cloned(),
+            what,
+        }
+    }
+
+    fn enter_read(&self, answer: &Result<Reply, Failure>) {
+        let record = self.record(AgentAct::Read {
+            arguments: Value::Object(self.arguments.clone()),
             outcome: match answer {
                 Ok(_) => Outcome::Done,
                 Err(failure) => failure.outcome(),
             },
             milliseconds: self.milliseconds(),
-        };
+        });
         let entry = (self.principal.tenant.clone(), record);
         if self.shared.reads.try_send(entry).is_err() {
             self.shared.metrics.reads_not_audited(1);

@@ -16,8 +16,10 @@ use tokio_util::task::TaskTracker;
 
 use super::call::{Call, Shared};
 use super::front::Caller;
+use super::text::clean;
 use super::tools;
 use crate::access::{Circumstances, Decision, Intent, Principal, Rate, Tool};
+use crate::local::types::Program;
 
 #[derive(Clone)]
 pub struct Handler {
@@ -92,7 +94,11 @@ impl ServerHandler for Handler {
             ));
         };
         let arguments: JsonObject = request.arguments.unwrap_or_default();
-        let call = Call::new(tool, principal, arguments, self.shared.clone());
+        let client = context.client_info().map(|client| Program {
+            name: clean(&client.name, 128),
+            version: clean(&client.version, 64),
+        });
+        let call = Call::new(tool, principal, client, arguments, self.shared.clone());
         let answer = self.calls.spawn(call.run()).await.map_err(|error| {
             tracing::error!(%error, tool = tool.name(), "a call died");
             ErrorData::internal_error("the call failed inside the server, which logged why", None)

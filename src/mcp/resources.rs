@@ -21,6 +21,7 @@ use super::call::{Action, Call};
 use crate::access::Principal;
 use crate::api::stamps;
 use crate::domain::names::DeviceId;
+use crate::local::types::Touched;
 
 /// Objects in one request to the API server.
 const CHUNK: u32 = 500;
@@ -98,6 +99,17 @@ pub fn author<K: Resource>(object: &K) -> String {
         Some((_, Some((_, agent)))) => format!("agent {agent}"),
         Some((user, None)) => user.to_owned(),
         None => "a person or GitOps".into(),
+    }
+}
+
+/// The object, for the audit log. A dry run's has a uid that nothing has.
+pub fn touched<K: Written>(object: &K, dry_run: bool) -> Touched {
+    let meta = object.meta();
+    Touched {
+        kind: K::kind(&()).into(),
+        name: object.name_any(),
+        uid: meta.uid.clone().filter(|_| !dry_run),
+        generation: meta.generation.filter(|_| !dry_run),
     }
 }
 

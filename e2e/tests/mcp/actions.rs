@@ -95,16 +95,25 @@ async fn isolate() -> anyhow::Result<()> {
         stand.operator.logged("outcome"),
     );
     assert_eq!((intents.len(), outcomes.len()), (1, 1));
-    assert_eq!(intents[0]["reason"], "Lateral movement");
-    assert_eq!(intents[0]["user"], user);
-    assert_eq!(annotations[stamps::INTENT], outcomes[0]["intent"]);
-    assert_eq!(outcomes[0]["outcome"], "done");
-    assert_eq!(outcomes[0]["call"], intents[0]["call"]);
-    let name = answer["isolation"].as_str().unwrap_or_default();
-    assert_eq!(
-        outcomes[0]["resources"],
-        json!([format!("Isolation/{name}")])
-    );
+    let (intent, outcome) = (&intents[0]["data"], &outcomes[0]["data"]);
+    assert_eq!(intents[0]["tenant"], "mcp-isolate");
+    assert_eq!(intents[0]["actor"]["user"], user);
+    assert_eq!(intents[0]["client"]["name"], "rmcp");
+    assert_eq!(intent["reason"], "Lateral movement");
+    assert_eq!(annotations[stamps::INTENT], intents[0]["id"]);
+    assert_eq!(outcome["intent"], intents[0]["id"]);
+    assert_eq!(outcome["result"], "done");
+    assert_eq!(outcome["call"], intent["call"]);
+    assert_eq!(outcome["target"], DEVICE);
+    let metadata = &isolation["metadata"];
+    let touched = json!([{
+        "kind": "Isolation",
+        "namespace": "mcp-isolate",
+        "name": answer["isolation"],
+        "uid": metadata["uid"],
+        "generation": 1,
+    }]);
+    assert_eq!(outcome["objects"], touched);
     stand.end().await
 }
 
@@ -138,7 +147,7 @@ async fn dry_run() -> anyhow::Result<()> {
     assert_eq!(answer["released"].as_array().map(Vec::len), Some(1));
     assert_eq!(isolations(&stand).await?.len(), 1);
     for outcome in &stand.operator.logged("outcome")[..3] {
-        assert_eq!(outcome["dryRun"], true, "{outcome}");
+        assert_eq!(outcome["data"]["dryRun"], true, "{outcome}");
     }
     stand.end().await
 }

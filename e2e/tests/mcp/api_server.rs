@@ -106,7 +106,7 @@ async fn undecided() -> anyhow::Result<()> {
     let outcomes = stand.operator.logged("outcome");
     assert_eq!(outcomes.len(), 9);
     for outcome in outcomes {
-        assert_eq!(outcome["outcome"], "refused", "{outcome}");
+        assert_eq!(outcome["data"]["result"], "refused", "{outcome}");
     }
     stand.end().await
 }

@@ -201,8 +201,10 @@ async fn audit() -> anyhow::Result<()> {
     })
     .await?;
     let read = &stand.operator.logged("read")[0];
-    assert_eq!(read["agent"], "reads");
-    assert_eq!(read["tenant"], "mcp-audit");
+    assert_eq!(read["actor"]["name"], "mcp-audit/reads");
+    let hash = read["data"]["argumentsHash"].as_str().unwrap_or_default();
+    assert!(hash.starts_with("hmac-sha256:"), "{read}");
+    assert!(!read.to_string().contains("limit"), "{read}");
     let first = client
         .call("search_audit_log", json!({"kind": "read", "limit": 3}))
         .await?;

@@ -18,6 +18,7 @@ use rmcp::{ClientLifecycleMode, ClientServiceExt, RoleClient};
 use seawall::access::decide::Decide;
 use seawall::access::{Directory, key};
 use seawall::api::{ApiKeyScopeSpec, TrustLevel};
+use seawall::audit::trail::entry_of;
 use seawall::domain::names::{DeviceId, ObjectKey};
 use seawall::domain::verdict::ScopeVerdict;
 use seawall::domain::world::Resource;
@@ -206,13 +207,13 @@ impl AuditTrail for Operator {
         }
         let mut log = self.log.lock().expect("not poisoned");
         let index = log.len() as u64;
-        let mut entry = serde_json::to_value(record).expect("JSON");
-        entry["tenant"] = tenant.into();
-        log.push((tenant.to_owned(), entry));
-        Ok(Appended {
-            id: format!("aud_{index}"),
-            index,
-        })
+        let entry = entry_of(tenant, record, &[0; 32]);
+        let id = entry.id.clone();
+        log.push((
+            tenant.to_owned(),
+            serde_json::to_value(entry).expect("JSON"),
+        ));
+        Ok(Appended { id, index })
     }
 
     async fn search(&self, tenant: &str, query: &AuditQuery) -> Result<AuditPage, Problem> {

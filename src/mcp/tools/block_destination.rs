@@ -166,6 +166,7 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
         Err(failure) if failure.code != "invalid" => return Err(call.refuse(failure).await),
         network => network?,
     };
+    call.about(&network.to_string());
     let end = settle::end_of(input.ttl.as_deref())?;
     let scope = Scope::read(call, &input.device_ids, input.fleet).await?;
     let intent = Intent {
@@ -275,7 +276,7 @@ async fn write(
     };
     Ok(Done {
         reply: Reply::new(&output, output.text()),
-        resources: vec![format!("Policy/{}", wanted.name)],
+        resources: vec![resources::touched(&policy, wanted.dry_run)],
     })
 }
 

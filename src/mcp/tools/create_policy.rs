@@ -65,6 +65,7 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
     let input: Input = call.arguments()?;
     let reason = arguments::reason(&input.reason)?;
     let end = settle::end_of(input.ttl.as_deref())?;
+    call.about(&input.name);
     let mut spec = input.spec;
     if let Some((_, end)) = end {
         spec.expires_at = Some(end);
@@ -191,7 +192,7 @@ async fn write(
     };
     Ok(Done {
         reply: Reply::new(&output, output.text()),
-        resources: vec![format!("Policy/{name}")],
+        resources: vec![resources::touched(&policy, dry_run)],
     })
 }
 

@@ -50,6 +50,7 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
     let input: Input = call.arguments()?;
     let reason = arguments::reason(&input.reason)?;
     let policy = get_policy::find(call, &input.name).await?;
+    call.about(&input.name);
     let intent = Intent {
         target: Target::Written {
             name: format!("Policy {}", policy.name_any()),
@@ -85,7 +86,7 @@ async fn disable(call: &Call, policy: &Policy, dry_run: bool) -> Result<Done, Fa
     };
     Ok(Done {
         reply: Reply::new(&output, output.text()),
-        resources: vec![format!("Policy/{name}")],
+        resources: vec![resources::touched(policy, dry_run)],
     })
 }
 

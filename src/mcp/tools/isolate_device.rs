@@ -77,6 +77,7 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
     let reason = arguments::reason(&input.reason)?;
     let end = settle::end_of(input.ttl.as_deref())?;
     let device = call.device(&input.device_id).await?.id;
+    call.about(device.as_str());
     let intent = Intent {
         target: Means::Devices([device.clone()].into()),
         lasts: end.map_or(Lasts::UntilDeleted, |(length, _)| Lasts::For(length)),
@@ -134,7 +135,7 @@ async fn isolate(
     let output = output(call, wanted, &isolation, already, standing.as_ref(), points);
     Ok(Done {
         reply: Reply::new(&output, output.text()),
-        resources: vec![format!("Isolation/{}", wanted.name)],
+        resources: vec![resources::touched(&isolation, wanted.dry_run)],
     })
 }
 

@@ -62,6 +62,7 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
     let input: Input = call.arguments()?;
     let reason = arguments::reason(&input.reason)?;
     let device = call.device(&input.device_id).await?.id.to_string();
+    call.about(&device);
     let (own, others): (Vec<Isolation>, Vec<Isolation>) = resources::all::<Isolation>(call)
         .await?
         .into_iter()
@@ -136,10 +137,9 @@ async fn release(
     };
     Ok(Done {
         reply: Reply::new(&output, output.text()),
-        resources: output
-            .released
+        resources: own
             .iter()
-            .map(|name| format!("Isolation/{name}"))
+            .map(|object| resources::touched(object, dry_run))
             .collect(),
     })
 }

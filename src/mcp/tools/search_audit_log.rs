@@ -53,6 +53,7 @@ struct Item {
     /// Such as intent or refusal.
     kind: String,
     time: String,
+    /// Such as agent plant-a/soc-bot, or person alice.
     actor: String,
     /// What it says, in short.
     summary: String,
@@ -134,7 +135,7 @@ fn show(found: AuditEntry, format: ResponseFormat) -> (Item, String) {
         index: found.index,
         kind: text("kind"),
         time: text("time"),
-        actor: text("actor"),
+        actor: actor(&entry["actor"]),
         summary: clean(&entry["data"].to_string(), 240),
         entry: (format == ResponseFormat::Detailed).then(|| entry.clone()),
     };
@@ -143,6 +144,14 @@ fn show(found: AuditEntry, format: ResponseFormat) -> (Item, String) {
         item.index, item.time, item.kind, item.actor, item.summary
     );
     (item, line)
+}
+
+/// Such as `agent plant-a/soc-bot`.
+fn actor(actor: &Value) -> String {
+    let part = |name: &str| clean(actor[name].as_str().unwrap_or_default(), 256);
+    format!("{} {}", part("kind"), part("name"))
+        .trim()
+        .to_owned()
 }
 
 /// Entries hold what agents and devices wrote.

@@ -64,6 +64,7 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
     let input: Input = call.arguments()?;
     let reason = arguments::reason(&input.reason)?;
     let network = destination(&input.destination)?;
+    call.about(&network.to_string());
     let (own, others): (Vec<Policy>, Vec<Policy>) = resources::all::<Policy>(call)
         .await?
         .into_iter()
@@ -139,10 +140,9 @@ async fn unblock(
     };
     Ok(Done {
         reply: Reply::new(&output, output.text()),
-        resources: output
-            .unblocked
+        resources: own
             .iter()
-            .map(|name| format!("Policy/{name}"))
+            .map(|object| resources::touched(object, dry_run))
             .collect(),
     })
 }
