@@ -1,4 +1,4 @@
-//! `seawall mcp`: the server.
+//! `seawall mcp`: the server, or with `--stdio` the bridge to one.
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -15,12 +15,26 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use super::bridge::{self, BridgeArgs};
 use super::cluster::Cluster;
 use super::server::{Server, Settings};
 use crate::local::client::Client;
 
 #[derive(Debug, Args)]
 pub struct McpArgs {
+    /// Carry the protocol between standard input and output and the server at --url.
+    #[arg(long)]
+    stdio: bool,
+
+    #[command(flatten)]
+    bridge: BridgeArgs,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+struct ServerArgs {
     /// Where /mcp, /live, /ready and /metrics are served; port 0 takes a free one, which the log tells.
     #[arg(long, env = "SEAWALL_MCP_LISTEN", default_value = "0.0.0.0:8090")]
     listen: SocketAddr,
@@ -79,15 +93,21 @@ pub fn run(args: McpArgs) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start")?;
     let cancel = CancellationToken::new();
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         let stopped = stop_on_signals(cancel.clone())?;
-        let served = serve(args, cancel.clone()).await;
+        if args.stdio {
+            return bridge::run(args.bridge, cancel).await;
+        }
+        let served = serve(args.server, cancel.clone()).await;
         cancel.cancel();
         stopped
             .await
             .context("the task that waits for signals died")?;
         served.map(|()| ExitCode::SUCCESS)
-    })
+    });
+    // A read of standard input can't be cancelled, and nothing is lost with it.
+    runtime.shutdown_background();
+    code
 }
 
 /// To standard error: on a terminal for people, else JSON. rmcp tells of each request at INFO.
@@ -118,7 +138,7 @@ fn stop_on_signals(cancel: CancellationToken) -> anyhow::Result<tokio::task::Joi
     }))
 }
 
-async fn serve(args: McpArgs, cancel: CancellationToken) -> anyhow::Result<()> {
+async fn serve(args: ServerArgs, cancel: CancellationToken) -> anyhow::Result<()> {
     let operator = Client::new(&args.local_socket).context("cannot make a client of the socket")?;
     let cluster = Cluster::new(api_server(&args).await?)?;
     let settings = Settings {
@@ -136,7 +156,7 @@ async fn serve(args: McpArgs, cancel: CancellationToken) -> anyhow::Result<()> {
 }
 
 /// How the API server is reached, and as whom.
-async fn api_server(args: &McpArgs) -> anyhow::Result<Config> {
+async fn api_server(args: &ServerArgs) -> anyhow::Result<Config> {
     if let Some(path) = &args.kubeconfig {
         let kubeconfig = Kubeconfig::read_from(path)
             .with_context(|| format!("cannot read {}", path.display()))?;

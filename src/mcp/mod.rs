@@ -7,6 +7,7 @@
 
 mod answer;
 mod arguments;
+mod bridge;
 mod call;
 mod cluster;
 pub mod command;
