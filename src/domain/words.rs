@@ -2,9 +2,18 @@
 
 /// Names a few of many: `dev_a, dev_b and 7 more`.
 pub fn a_few<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    first_of(items, ", ")
+}
+
+/// The same for sentences that have commas of their own.
+pub fn a_few_words<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    first_of(items, "; ")
+}
+
+fn first_of<T: ToString>(items: impl IntoIterator<Item = T>, between: &str) -> String {
     const NAMED: usize = 3;
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
-    let named = items[..items.len().min(NAMED)].join(", ");
+    let named = items[..items.len().min(NAMED)].join(between);
     match items.len().saturating_sub(NAMED) {
         0 => named,
         more => format!("{named} and {more} more"),

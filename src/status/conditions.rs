@@ -1,10 +1,13 @@
 //! Conditions as Kubernetes wants them: one of each type, with the generation they speak of, and a time that
 //! moves only when the status does.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::domain::verdict::Acceptance;
+use crate::domain::verdict::{Acceptance, Reason};
+use crate::domain::words::a_few;
 
 /// The most that a message may say: a list of thousands of devices helps nobody.
 const LONGEST_MESSAGE: usize = 1024;
@@ -39,6 +42,12 @@ impl Finding {
         }
     }
 
+    /// Says one thing more.
+    pub fn add(&mut self, words: &str) {
+        let message = format!("{}; {words}", self.message);
+        self.message = message.chars().take(LONGEST_MESSAGE).collect();
+    }
+
     pub fn is_true(&self) -> bool {
         self.status == "True"
     }
@@ -49,20 +58,32 @@ pub fn of_acceptance(acceptance: &Acceptance) -> (Finding, Finding) {
     match acceptance {
         Acceptance::Accepted => (
             Finding::yes("Accepted", "valid, understood and allowed"),
-            Finding::no("Accepted", ""),
+            Finding::no("Accepted", "nothing stands in its way for good"),
         ),
         Acceptance::Waiting { reason, message } => (
             Finding::no(reason.as_str(), message),
-            Finding::no(
-                reason.as_str(),
-                "may be accepted later without being edited",
-            ),
+            Finding::no(reason.as_str(), "it waits, and is not stuck"),
         ),
         Acceptance::Refused { reason, message } => (
             Finding::no(reason.as_str(), message),
             Finding::yes(reason.as_str(), message),
         ),
     }
+}
+
+/// A resource that names devices which are not enrolled is not accepted, though what it says of the others
+/// is in force.
+pub fn without_unknown(accepted: Finding, unknown: &BTreeSet<String>) -> Finding {
+    if !accepted.is_true() || unknown.is_empty() {
+        return accepted;
+    }
+    Finding::no(
+        Reason::UnknownTarget.as_str(),
+        format!(
+            "not enrolled: {}; the rest is in force, and they are added when they enrol",
+            a_few(unknown)
+        ),
+    )
 }
 
 /// Ready is Accepted and Programmed, which is what kstatus, Flux and Argo wait for.
@@ -90,9 +111,16 @@ pub fn list(
             reason: finding.reason.to_owned(),
             message: finding.message,
             observed_generation: Some(generation),
-            last_transition_time: before
-                .map_or(Time(now), |before| before.last_transition_time.clone()),
+            last_transition_time: before.map_or_else(
+                || seconds(now),
+                |before| before.last_transition_time.clone(),
+            ),
         }
     };
     findings.into_iter().map(condition).collect()
+}
+
+/// Times of conditions are whole seconds, as Kubernetes' own.
+fn seconds(now: Timestamp) -> Time {
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }

@@ -7,11 +7,11 @@ use super::{Points, count, source};
 use crate::api::conditions::{ACCEPTED, ENFORCED, PROGRAMMED, READY, STALLED};
 use crate::api::isolation::{PeerCoverage, SelfState};
 use crate::api::{IsolationStatus, Phase};
-use crate::domain::applied::Applied;
-use crate::domain::enforcement::{Source, SourceKind};
+use crate::domain::applied::{Applied, DeviceApplied};
+use crate::domain::enforcement::SourceKind;
 use crate::domain::names::ObjectKey;
 use crate::domain::verdict::{Acceptance, IsolationVerdict};
-use crate::domain::words::a_few;
+use crate::domain::words::{a_few, a_few_words};
 
 pub fn isolation(
     key: &ObjectKey,
@@ -21,171 +21,214 @@ pub fn isolation(
     now: Timestamp,
 ) -> IsolationStatus {
     let source = source(SourceKind::Isolation, key, &verdict.uid, verdict.generation);
-    let own = own_state(verdict, applied, &source);
-    let peers = Points::of(&verdict.peers, applied, &source);
+    let facts = Facts {
+        verdict,
+        own: verdict.device.as_ref().map(|id| Own {
+            read_back: Points::of([id], applied, &source).programmed.len() == 1,
+            device: applied.devices.get(id),
+        }),
+        peers: Points::of(&verdict.peers, applied, &source),
+    };
     let (accepted, stalled) = of_acceptance(&verdict.acceptance);
-    let effective = verdict.acceptance == Acceptance::Accepted && verdict.not_enforceable.is_none();
-    let programmed = programmed(verdict, effective, own, &peers);
-    let enforced = enforced(verdict, effective, own, &peers);
-    let matched = i32::try_from(verdict.peers.len()).unwrap_or(i32::MAX);
-    let phase = phase(verdict, effective, own, &peers);
-    let read_back = own == Some(SelfState::Programmed);
+    let accepted = facts.accepted(accepted);
+    let programmed = facts.programmed();
     let findings = [
         (READY, ready(&accepted, &programmed)),
         (ACCEPTED, accepted),
         (PROGRAMMED, programmed),
-        (ENFORCED, enforced),
-        (STALLED, stalled_or_not_enforceable(verdict, stalled)),
+        (ENFORCED, facts.enforced()),
+        (STALLED, facts.stalled(stalled)),
     ];
     let before = old.map_or(&[][..], |old| &old.conditions);
     IsolationStatus {
         observed_generation: Some(verdict.generation),
         conditions: list(findings, verdict.generation, before, now),
-        phase,
+        phase: facts.phase(),
         target_summary: verdict.target.clone(),
-        self_state: own,
-        peers: verdict.device.as_ref().map(|_| PeerCoverage {
-            matched,
-            programmed: count(&peers.programmed),
-            summary: format!("{}/{matched}", peers.programmed.len()),
-        }),
+        self_state: facts.own.as_ref().map(Own::state),
+        peers: facts.own.as_ref().map(|_| facts.coverage()),
         connections_cut: connections_cut(verdict, applied, old),
         isolated_at: old
             .and_then(|old| old.isolated_at)
-            .or_else(|| (effective && read_back).then_some(now)),
+            .or_else(|| facts.own.as_ref()?.since(now)),
     }
 }
 
-/// None for what is not a device that is enrolled.
-fn own_state(verdict: &IsolationVerdict, applied: &Applied, source: &Source) -> Option<SelfState> {
-    let device = applied.devices.get(verdict.device.as_ref()?);
-    Some(match device {
-        Some(device) if device.sources.contains(source) => SelfState::Programmed,
-        Some(device) if device.connected => SelfState::Pending,
-        _ => SelfState::Offline,
-    })
+/// The target's own enforcement point.
+struct Own<'a> {
+    /// At this generation, now or before it went off.
+    read_back: bool,
+    device: Option<&'a DeviceApplied>,
 }
 
-/// Every point that is connected has read it back; one that is off must not fail those who wait.
-fn programmed(
-    verdict: &IsolationVerdict,
-    effective: bool,
-    own: Option<SelfState>,
-    peers: &Points,
-) -> Finding {
-    if !effective {
-        return nothing(verdict);
+impl Own<'_> {
+    fn connected(&self) -> bool {
+        self.device.is_some_and(|device| device.connected)
     }
-    if own == Some(SelfState::Pending) {
-        return Finding::no("Waiting", "not read back yet from the device itself");
-    }
-    if !peers.waiting.is_empty() {
-        let waiting = a_few(&peers.waiting);
-        return Finding::no(
-            "Waiting",
-            format!("not read back yet from the peers {waiting}"),
-        );
-    }
-    if own == Some(SelfState::Offline) && peers.programmed.is_empty() {
-        return Finding::no(
-            "Offline",
-            "neither the device nor any peer of it is connected",
-        );
-    }
-    Finding::yes("ReadBack", words(verdict, own, peers))
-}
 
-fn enforced(
-    verdict: &IsolationVerdict,
-    effective: bool,
-    own: Option<SelfState>,
-    peers: &Points,
-) -> Finding {
-    if !effective {
-        return nothing(verdict);
-    }
-    match own {
-        Some(SelfState::Programmed) if peers.programmed.len() == verdict.peers.len() => {
-            Finding::yes("ReadBack", words(verdict, own, peers))
-        }
-        Some(SelfState::Offline) => Finding::no(
-            "Offline",
-            format!(
-                "the device's agent is not connected; {} of {} peers drop it",
-                peers.programmed.len(),
-                verdict.peers.len()
-            ),
-        ),
-        Some(SelfState::Pending) => {
-            Finding::no("Waiting", "not read back yet from the device itself")
-        }
-        _ => {
-            let missing = peers.waiting.iter().chain(&peers.offline);
-            Finding::no("Waiting", format!("peers without it: {}", a_few(missing)))
+    fn state(&self) -> SelfState {
+        match (self.connected(), self.read_back) {
+            (false, _) => SelfState::Offline,
+            (true, true) => SelfState::Programmed,
+            (true, false) => SelfState::Pending,
         }
     }
+
+    fn since(&self, now: Timestamp) -> Option<Timestamp> {
+        let at = self.device.and_then(|device| device.at);
+        self.read_back.then(|| at.unwrap_or(now))
+    }
 }
 
-fn nothing(verdict: &IsolationVerdict) -> Finding {
-    match &verdict.not_enforceable {
-        Some(why) => Finding::no("NotEnforceable", why),
-        None => Finding::no("NotAccepted", "nothing of it is in force"),
-    }
+struct Facts<'a> {
+    verdict: &'a IsolationVerdict,
+    /// None for what is not a device that is enrolled.
+    own: Option<Own<'a>>,
+    peers: Points<'a>,
 }
 
-/// What people read first, with what is worth knowing beside it.
-fn words(verdict: &IsolationVerdict, own: Option<SelfState>, peers: &Points) -> String {
-    let own = match own {
-        Some(SelfState::Programmed) => "the device",
-        _ => "the device is not connected;",
-    };
-    let mut words = format!(
-        "{own} and {} of {} peers have read it back",
-        peers.programmed.len(),
-        verdict.peers.len()
-    );
-    if verdict.held {
-        words.push_str("; held: it was deleted with many others, and a person has not confirmed");
-    }
-    if !verdict.also_isolated_by.is_empty() {
-        words.push_str(&format!(
-            "; also isolated by {}",
-            a_few(&verdict.also_isolated_by)
-        ));
-    }
-    for note in &verdict.address_notes {
-        words.push_str("; ");
-        words.push_str(note);
-    }
-    words
-}
-
-fn stalled_or_not_enforceable(verdict: &IsolationVerdict, stalled: Finding) -> Finding {
-    match &verdict.not_enforceable {
-        Some(why) if verdict.acceptance == Acceptance::Accepted => {
-            Finding::yes("NotEnforceable", why)
+impl Facts<'_> {
+    fn coverage(&self) -> PeerCoverage {
+        let matched = self.verdict.peers.len();
+        let programmed = count(&self.peers.programmed);
+        PeerCoverage {
+            matched: i32::try_from(matched).unwrap_or(i32::MAX),
+            programmed,
+            summary: format!("{programmed}/{matched}"),
         }
-        _ => stalled,
     }
-}
 
-fn phase(
-    verdict: &IsolationVerdict,
-    effective: bool,
-    own: Option<SelfState>,
-    peers: &Points,
-) -> Phase {
-    if verdict.not_enforceable.is_some() && verdict.acceptance == Acceptance::Accepted {
-        return Phase::NotEnforceable;
+    /// With what a person should know beside it.
+    fn accepted(&self, mut accepted: Finding) -> Finding {
+        if !accepted.is_true() {
+            return accepted;
+        }
+        if self.verdict.held {
+            accepted = Finding::yes(
+                "Held",
+                "it was deleted together with many others and is kept in force until a person confirms: `seawall release` lists what is held",
+            );
+        }
+        if !self.verdict.also_isolated_by.is_empty() {
+            accepted.add(&format!(
+                "also isolated by {}, and what may reach it is what all of them allow",
+                a_few(&self.verdict.also_isolated_by)
+            ));
+        }
+        if !self.verdict.address_notes.is_empty() {
+            accepted.add(&a_few_words(&self.verdict.address_notes));
+        }
+        accepted
     }
-    if !effective {
-        return Phase::Pending;
+
+    /// Every point that is connected has read it back; one that is off must not fail those who wait. But
+    /// where no point at all has it, nothing is programmed.
+    fn programmed(&self) -> Finding {
+        let Some(own) = &self.own else {
+            return self.nothing();
+        };
+        let refused = a_few_words(&self.peers.refused);
+        if own.state() == SelfState::Pending {
+            return match own.device.and_then(|device| device.refused.as_ref()) {
+                Some(why) => Finding::no("Refused", format!("the device refused it: {why}")),
+                None => Finding::no("Waiting", self.words("waiting for the device itself")),
+            };
+        }
+        if !refused.is_empty() {
+            return Finding::no("Refused", self.words(&refused));
+        }
+        if !self.peers.waiting.is_empty() {
+            let waiting = format!("waiting for {}", a_few(&self.peers.waiting));
+            return Finding::no("Waiting", self.words(&waiting));
+        }
+        if !own.read_back && self.peers.programmed.is_empty() {
+            return Finding::no(
+                "Offline",
+                "neither the device nor any peer of it is connected; they get it when they are",
+            );
+        }
+        Finding::yes("ReadBack", self.words(""))
     }
-    let itself = own == Some(SelfState::Programmed);
-    match (itself, peers.waiting.is_empty()) {
-        (true, true) => Phase::Isolated,
-        (false, _) if peers.programmed.is_empty() => Phase::Pending,
-        _ => Phase::Partial,
+
+    fn enforced(&self) -> Finding {
+        let Some(own) = &self.own else {
+            return self.nothing();
+        };
+        let missing: Vec<_> = self.peers.missing().collect();
+        if !own.read_back || !missing.is_empty() {
+            let (reason, own) = match (own.read_back, own.connected()) {
+                (true, _) => ("Waiting", None),
+                (false, true) => ("Waiting", Some("the device itself")),
+                (false, false) => ("Offline", Some("the device itself, which is not connected")),
+            };
+            let own = own.map(str::to_owned);
+            let missing = own
+                .into_iter()
+                .chain(missing.iter().map(ToString::to_string));
+            return Finding::no(
+                reason,
+                self.words(&format!("without it: {}", a_few(missing))),
+            );
+        }
+        if !own.connected() {
+            return Finding::unknown(
+                "Offline",
+                self.words(
+                    "the device is not connected now, so nobody sees whether it still has it",
+                ),
+            );
+        }
+        if !self.peers.offline.is_empty() {
+            let offline = a_few(&self.peers.offline);
+            return Finding::unknown("Offline", self.words(&format!("not connected: {offline}")));
+        }
+        Finding::yes("ReadBack", self.words(""))
+    }
+
+    fn nothing(&self) -> Finding {
+        match &self.verdict.not_enforceable {
+            Some(why) => Finding::no("NotEnforceable", why),
+            None => Finding::no("NotAccepted", "nothing of it is in force"),
+        }
+    }
+
+    /// How far it is, and what is beside it.
+    fn words(&self, beside: &str) -> String {
+        let own = match self.own.as_ref().is_some_and(|own| own.read_back) {
+            true => "the device and",
+            false => "not the device, but",
+        };
+        let peers = self.verdict.peers.len();
+        let programmed = self.peers.programmed.len();
+        let words = format!("{own} {programmed} of {peers} peers have read it back");
+        if beside.is_empty() {
+            words
+        } else {
+            format!("{words}; {beside}")
+        }
+    }
+
+    fn stalled(&self, stalled: Finding) -> Finding {
+        match &self.verdict.not_enforceable {
+            Some(why) if self.verdict.acceptance == Acceptance::Accepted => {
+                Finding::yes("NotEnforceable", why)
+            }
+            _ => stalled,
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        let Some(own) = &self.own else {
+            return match self.verdict.not_enforceable {
+                Some(_) => Phase::NotEnforceable,
+                None => Phase::Pending,
+            };
+        };
+        match (own.read_back, self.peers.waiting.is_empty()) {
+            (true, true) => Phase::Isolated,
+            (false, _) if self.peers.programmed.is_empty() => Phase::Pending,
+            _ => Phase::Partial,
+        }
     }
 }
 

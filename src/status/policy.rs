@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::conditions::{Finding, list, of_acceptance, ready};
+use super::conditions::{Finding, list, of_acceptance, ready, without_unknown};
 use super::{Points, count, source};
 use crate::api::PolicyStatus;
 use crate::api::conditions::{ACCEPTED, ENFORCED, PROGRAMMED, READY, STALLED};
@@ -11,7 +11,7 @@ use crate::domain::applied::{Applied, Obstacle};
 use crate::domain::enforcement::SourceKind;
 use crate::domain::names::ObjectKey;
 use crate::domain::verdict::{Acceptance, PolicyVerdict};
-use crate::domain::words::a_few;
+use crate::domain::words::{a_few, a_few_words};
 
 pub fn policy(
     key: &ObjectKey,
@@ -21,33 +21,27 @@ pub fn policy(
     now: Timestamp,
 ) -> PolicyStatus {
     let source = source(SourceKind::Policy, key, &verdict.uid, verdict.generation);
-    let points = Points::of(&verdict.devices, applied, &source);
+    let stored = |name| applied.network_policies.contains(name);
+    let facts = Facts {
+        verdict,
+        points: Points::of(&verdict.devices, applied, &source),
+        stored: verdict.network_policy.as_ref().map(stored),
+        obstacle: verdict
+            .network_policy
+            .as_ref()
+            .and_then(|name| applied.network_policy_obstacles.get(name)),
+    };
     let (accepted, stalled) = of_acceptance(&verdict.acceptance);
-    let stored = verdict
-        .network_policy
-        .as_ref()
-        .is_none_or(|name| applied.network_policies.contains(name));
-    let effective = verdict.acceptance == Acceptance::Accepted;
-    let obstacle = verdict
-        .network_policy
-        .as_ref()
-        .and_then(|name| applied.network_policy_obstacles.get(name));
-    let (programmed, enforced) = if effective {
-        (
-            programmed(verdict, &points, stored, obstacle),
-            enforced(verdict, &points, stored),
-        )
+    let accepted = without_unknown(accepted, &verdict.unknown);
+    let (programmed, enforced) = if verdict.acceptance == Acceptance::Accepted {
+        (facts.programmed(), facts.enforced())
     } else {
         let nothing = Finding::no("NotAccepted", "nothing of it is in force");
         (nothing.clone(), nothing)
     };
-    let matched = i32::try_from(verdict.devices.len()).unwrap_or(i32::MAX);
-    let coverage = Coverage {
-        matched,
-        programmed: count(&points.programmed),
-        offline: count(&points.offline),
-        not_enforceable: count(&verdict.not_enforceable),
-        summary: format!("{}/{matched}", points.programmed.len()),
+    let stalled = match facts.not_enforceable() {
+        Some(finding) => Finding::yes("NotEnforceable", finding.message),
+        None => stalled,
     };
     let findings = [
         (READY, ready(&accepted, &programmed)),
@@ -60,89 +54,124 @@ pub fn policy(
     PolicyStatus {
         observed_generation: Some(verdict.generation),
         conditions: list(findings, verdict.generation, before, now),
-        coverage: Some(coverage),
+        coverage: Some(facts.coverage()),
     }
 }
 
-fn programmed(
-    verdict: &PolicyVerdict,
-    points: &Points,
-    stored: bool,
-    obstacle: Option<&Obstacle>,
-) -> Finding {
-    if !points.refused.is_empty() {
-        return Finding::no("Refused", a_few(&points.refused));
-    }
-    if !points.waiting.is_empty() {
-        let waiting = a_few(&points.waiting);
-        return Finding::no("Waiting", format!("not read back yet from {waiting}"));
-    }
-    if !stored {
-        return match obstacle {
-            Some(obstacle) => Finding::no(obstacle.kind.as_str(), &obstacle.message),
-            None => Finding::no("Waiting", "the NetworkPolicy is not stored yet"),
-        };
-    }
-    if verdict.devices.is_empty() && verdict.network_policy.is_none() {
-        return match verdict.not_enforceable.is_empty() {
-            true => Finding::yes(
-                "NothingMatched",
-                "no enrolled device matches the subjects now",
-            ),
-            false => Finding::no("NotEnforceable", a_few(&verdict.not_enforceable)),
-        };
-    }
-    let doing = if verdict.observing {
-        "observing"
-    } else {
-        "in force"
-    };
-    let devices = points.programmed.len();
-    Finding::yes(
-        "ReadBack",
-        match (devices, &verdict.network_policy) {
-            (0, None) => "no device that matches is connected; it applies when one is".to_owned(),
-            (_, None) => format!(
-                "{doing}, read back from {devices} of {}",
-                verdict.devices.len()
-            ),
-            (0, Some(name)) => format!("stored as NetworkPolicy {name}"),
-            (_, Some(name)) => {
-                format!("{doing}, read back from {devices} devices; stored as NetworkPolicy {name}")
-            }
-        },
-    )
+struct Facts<'a> {
+    verdict: &'a PolicyVerdict,
+    points: Points<'a>,
+    /// Whether its NetworkPolicy is, if it has one.
+    stored: Option<bool>,
+    /// Why it is not.
+    obstacle: Option<&'a Obstacle>,
 }
 
-fn enforced(verdict: &PolicyVerdict, points: &Points, stored: bool) -> Finding {
-    if verdict.observing {
-        return Finding::no("Observing", "mode: Observe reports and enforces nothing");
+impl Facts<'_> {
+    /// The workloads count as one enforcement point: the API server, or, for what it can't carry, nobody.
+    fn coverage(&self) -> Coverage {
+        let lacking = !self.verdict.not_enforceable.is_empty();
+        let workloads = i32::from(self.stored.is_some() || lacking);
+        let matched = count(&self.points.all).saturating_add(workloads);
+        let stored = i32::from(self.stored == Some(true));
+        let programmed = count(&self.points.programmed).saturating_add(stored);
+        Coverage {
+            matched,
+            programmed,
+            offline: count(&self.points.offline),
+            not_enforceable: i32::from(lacking),
+            summary: format!("{programmed}/{matched}"),
+        }
     }
-    if !verdict.not_enforceable.is_empty() {
-        return Finding::no("NotEnforceable", a_few(&verdict.not_enforceable));
+
+    fn not_enforceable(&self) -> Option<Finding> {
+        let parts = &self.verdict.not_enforceable;
+        (!parts.is_empty()).then(|| Finding::no("NotEnforceable", a_few_words(parts)))
     }
-    if !points.waiting.is_empty() || !stored {
-        return Finding::no("Waiting", "not read back from every enforcement point yet");
+
+    fn programmed(&self) -> Finding {
+        if !self.points.refused.is_empty() {
+            return Finding::no("Refused", self.words(&a_few_words(&self.points.refused)));
+        }
+        if !self.points.waiting.is_empty() {
+            let waiting = format!("waiting for {}", a_few(&self.points.waiting));
+            return Finding::no("Waiting", self.words(&waiting));
+        }
+        if self.stored == Some(false) {
+            return match self.obstacle {
+                Some(obstacle) => Finding::no(obstacle.kind.as_str(), &obstacle.message),
+                None => Finding::no("Waiting", NOT_STORED),
+            };
+        }
+        if let Some(finding) = self.not_enforceable() {
+            return finding;
+        }
+        if self.points.all.is_empty() && self.stored.is_none() {
+            return Finding::yes("NothingMatched", NOTHING_MATCHED);
+        }
+        let missing: Vec<_> = self.points.missing().collect();
+        let beside = match missing.is_empty() {
+            true => String::new(),
+            false => format!(
+                "not connected, and given it when they are: {}",
+                a_few(missing)
+            ),
+        };
+        Finding::yes("ReadBack", self.words(&beside))
     }
-    let missing = verdict.devices.len() - points.programmed.len();
-    if missing > 0 {
-        let offline = a_few(&points.offline);
-        return Finding::no(
-            "Offline",
-            format!("{missing} not connected and without it: {offline}"),
-        );
+
+    fn enforced(&self) -> Finding {
+        if let Some(finding) = self.not_enforceable() {
+            return finding;
+        }
+        if self.verdict.observing {
+            return Finding::no("Observing", "mode: Observe reports and enforces nothing");
+        }
+        let missing: Vec<_> = self.points.missing().collect();
+        if !missing.is_empty() || self.stored == Some(false) {
+            let off = self.points.waiting.is_empty() && self.stored != Some(false);
+            let reason = if off { "Offline" } else { "Waiting" };
+            let beside = match missing.is_empty() {
+                true => NOT_STORED.to_owned(),
+                false => format!("without it: {}", a_few(missing)),
+            };
+            return Finding::no(reason, self.words(&beside));
+        }
+        if !self.points.offline.is_empty() {
+            let offline = format!("not connected now: {}", a_few(&self.points.offline));
+            return Finding::unknown("Offline", self.words(&offline));
+        }
+        if let Some(name) = &self.verdict.network_policy {
+            return Finding::unknown(
+                "NoEvidence",
+                format!(
+                    "NetworkPolicy {name} is stored; no packet was seen that shows it enforced"
+                ),
+            );
+        }
+        if self.points.all.is_empty() {
+            return Finding::unknown("NothingMatched", NOTHING_MATCHED);
+        }
+        Finding::yes("ReadBack", self.words(""))
     }
-    if let Some(name) = &verdict.network_policy {
-        return Finding::unknown(
-            "NoEvidence",
-            format!("NetworkPolicy {name} is stored; no packet was seen that shows it enforced"),
-        );
+
+    /// How far it is, and what is beside it.
+    fn words(&self, beside: &str) -> String {
+        let mut parts = Vec::new();
+        let all = self.points.all.len();
+        if all > 0 {
+            let programmed = self.points.programmed.len();
+            parts.push(format!("{programmed} of {all} devices have read it back"));
+        }
+        if let (Some(true), Some(name)) = (self.stored, &self.verdict.network_policy) {
+            parts.push(format!("stored as NetworkPolicy {name}"));
+        }
+        if !beside.is_empty() {
+            parts.push(beside.to_owned());
+        }
+        parts.join("; ")
     }
-    if verdict.devices.is_empty() {
-        return Finding::unknown(
-            "NothingMatched",
-            "no enrolled device matches the subjects now",
-        );
-    }
-    Finding::yes("ReadBack", "every matched device has read it back")
 }
+
+const NOT_STORED: &str = "the NetworkPolicy is not stored yet";
+const NOTHING_MATCHED: &str = "no enrolled device matches the subjects now";

@@ -3,13 +3,16 @@
 
 use jiff::Timestamp;
 
-use super::conditions::{Finding, list, of_acceptance, ready};
+use super::conditions::{Finding, list, of_acceptance, ready, without_unknown};
 use crate::api::ApiKeyScopeStatus;
 use crate::api::api_key_scope::ResolvedTargets;
 use crate::api::conditions::{ACCEPTED, PROGRAMMED, READY, STALLED};
 use crate::domain::applied::Applied;
 use crate::domain::names::ObjectKey;
 use crate::domain::verdict::{Acceptance, ScopeVerdict};
+
+/// As many as the schema has room for.
+const MOST_TARGETS: usize = 20_000;
 
 /// `tools` are the names that the agent sees; `last_used_on` the day of its last call, if that is known.
 pub fn scope(
@@ -22,9 +25,17 @@ pub fn scope(
     now: Timestamp,
 ) -> ApiKeyScopeStatus {
     let (accepted, stalled) = of_acceptance(&verdict.acceptance);
+    let accepted = without_unknown(accepted, &verdict.unknown);
     let bound = applied.access.contains(key);
     let active = verdict.acceptance == Acceptance::Accepted;
     let programmed = match (active, bound) {
+        (true, true) if verdict.devices.len() > MOST_TARGETS => Finding::yes(
+            "Bound",
+            format!(
+                "bound; of its {} devices the first {MOST_TARGETS} are listed in targets, and the API server refuses the others",
+                verdict.devices.len()
+            ),
+        ),
         (true, true) => Finding::yes(
             "Bound",
             "the agent's ServiceAccount and role binding are stored",
@@ -42,7 +53,8 @@ pub fn scope(
         (STALLED, stalled),
     ];
     let before = old.map_or(&[][..], |old| &old.conditions);
-    let devices = verdict.devices.iter().map(ToString::to_string).collect();
+    let devices = verdict.devices.iter().take(MOST_TARGETS);
+    let devices = devices.map(ToString::to_string).collect();
     ApiKeyScopeStatus {
         observed_generation: Some(verdict.generation),
         conditions: list(findings, verdict.generation, before, now),

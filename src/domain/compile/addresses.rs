@@ -48,7 +48,7 @@ impl<'w> Addresses<'w> {
             }
             if !others.is_empty() {
                 let note = format!(
-                    "{address} is claimed by {} as well: who claims it does not drop it",
+                    "{address} is claimed by {} as well, and not dropped there",
                     a_few(others)
                 );
                 this.notes.entry(owner).or_default().push(note);

@@ -12,6 +12,8 @@ mod netpol;
 mod order;
 mod policies;
 mod ports;
+#[cfg(test)]
+mod properties;
 mod protected;
 mod rules;
 mod selectors;
