@@ -29,6 +29,10 @@ use crate::watch::Kind;
 /// Changes within this belong together: two hundred peers acknowledge one Isolation.
 const TOGETHER: Duration = Duration::from_millis(15);
 
+/// A new leader's agents come back within this. Until then one that had read everything back is not
+/// reported as off: a restart of the operator is no news of any device.
+const RETURNING: Duration = Duration::from_secs(10);
+
 pub struct StatusTask {
     pub client: Client,
     pub metrics: Metrics,
@@ -50,6 +54,7 @@ impl StatusTask {
         let mut chronicle = Chronicle::default();
         let mut fleet_changes = self.fleet.changes();
         let mut again: Option<Instant> = None;
+        let mut leads_since: Option<Instant> = None;
         loop {
             let at = again.unwrap_or_else(Instant::now);
             tokio::select! {
@@ -67,7 +72,9 @@ impl StatusTask {
                 return Ok(());
             }
             fleet_changes.mark_unchanged();
-            again = self.pass(&mut writer, &mut chronicle).await;
+            again = self
+                .pass(&mut writer, &mut chronicle, &mut leads_since)
+                .await;
         }
     }
 
@@ -76,24 +83,35 @@ impl StatusTask {
         &mut self,
         writer: &mut StatusWriter,
         chronicle: &mut Chronicle,
+        leads_since: &mut Option<Instant>,
     ) -> Option<Instant> {
         let view = self.views.borrow_and_update().clone()?;
         if *self.role.borrow_and_update() != Role::Leader {
+            *leads_since = None;
             return None;
         }
+        let now = Instant::now();
+        let returned = *leads_since.get_or_insert(now) + RETURNING;
         let applied = self.applied(&view);
         for happening in chronicle.see(&view, &applied, &self.metrics) {
             if self.happenings.try_send(happening).is_err() {
                 self.metrics.audit_failures.inc();
             }
         }
+        let applied = if now < returned {
+            awaiting_returns(applied)
+        } else {
+            applied
+        };
         let used = self.used.borrow_and_update().clone();
         let wanted = wanted::wanted(&view, &applied, &used, Timestamp::now());
         writer.retain(|address| exists(&view, address));
         let role = self.role.clone();
-        writer
+        let again = writer
             .write(&wanted, || *role.borrow() == Role::Leader)
-            .await
+            .await;
+        let returned = (now < returned).then_some(returned);
+        again.into_iter().chain(returned).min()
     }
 
     fn applied(&mut self, view: &View) -> Applied {
@@ -127,11 +145,50 @@ impl StatusTask {
     }
 }
 
+/// As if every device that has what it should have were connected.
+fn awaiting_returns(mut applied: Applied) -> Applied {
+    for device in applied.devices.values_mut() {
+        device.connected |= !device.sources.is_empty();
+    }
+    applied
+}
+
 fn exists(view: &View, (kind, key): &Address) -> bool {
     match kind {
         Kind::Policy => view.policies.contains_key(key),
         Kind::Isolation => view.isolations.contains_key(key),
         Kind::ApiKeyScope => view.scopes.contains_key(key),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::applied::DeviceApplied;
+    use crate::domain::enforcement::{Source, SourceKind};
+    use crate::domain::names::DeviceId;
+
+    #[test]
+    fn a_device_that_had_everything_is_not_off_because_the_operator_was() {
+        let source = Source {
+            kind: SourceKind::Policy,
+            namespace: "plant".into(),
+            name: "one".into(),
+            uid: "u".into(),
+            generation: 1,
+        };
+        let had = DeviceApplied {
+            sources: [source].into(),
+            ..DeviceApplied::default()
+        };
+        let id = |n| DeviceId::from_ulid(ulid::Ulid::from_parts(0, n));
+        let devices = [(id(1), had), (id(2), DeviceApplied::default())].into();
+        let applied = awaiting_returns(Applied {
+            devices,
+            ..Applied::default()
+        });
+        assert!(applied.devices[&id(1)].connected);
+        assert!(!applied.devices[&id(2)].connected);
     }
 }

@@ -117,19 +117,19 @@ fn says_more(old: &Value, new: &Value) -> bool {
         "lastUsedOn",
         "conditions",
     ];
-    let conditions = |status: &Value| -> Vec<(Value, Value, Value, Value)> {
+    // By type: the stored list may be in another order.
+    let conditions = |status: &Value| -> BTreeMap<String, [Value; 3]> {
         let all = status["conditions"].as_array().cloned().unwrap_or_default();
-        all.into_iter()
-            .map(|c| {
-                (
-                    c["type"].clone(),
-                    c["status"].clone(),
-                    c["reason"].clone(),
-                    c["observedGeneration"].clone(),
-                )
-            })
+        let says = |field: &Value| {
+            ["status", "reason", "observedGeneration"].map(|name| field[name].clone())
+        };
+        all.iter()
+            .map(|condition| (condition["type"].to_string(), says(condition)))
             .collect()
     };
+    let (old_conditions, new_conditions) = (conditions(old), conditions(new));
+    let mut ours = new_conditions.iter();
+    let conditions_differ = ours.any(|(type_, says)| old_conditions.get(type_) != Some(says));
     let rest = |status: &Value| {
         let mut rest = status.as_object().cloned().unwrap_or_default();
         for name in SLOW {
@@ -137,7 +137,7 @@ fn says_more(old: &Value, new: &Value) -> bool {
         }
         rest
     };
-    conditions(old) != conditions(new) || rest(old) != rest(new)
+    conditions_differ || rest(old) != rest(new)
 }
 
 /// An object that can't be read says so itself; what was known of it stays in force.
