@@ -1,7 +1,7 @@
 //! Which replica writes: a loop over one `Lease`.
 //!
-//! Owns the lease and nothing else; the loop, the appliers, the fleet's server and the status writer
-//! read [`Role`] from a channel and act on it. Only clocks of this process are compared (how long a
+//! Owns the lease and nothing else; the loop, the appliers and the status writer hold a [`Mandate`], which
+//! says whether they may write now, and that it ended. Only clocks of this process are compared (how long a
 //! holder's record has not changed), so replicas whose wall clocks differ can't both lead: a leader
 //! that has not renewed steps down [`Timing::renew_within`] after its last renewal began, which is
 //! before anybody else may take the lease. Every write carries the resourceVersion it was based on.
@@ -14,25 +14,21 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::backoff::jittered;
 
+mod mandate;
+
+pub use mandate::{Mandate, Office, office};
+
 /// The lease's name, in the system namespace.
 pub const LEASE: &str = "seawall";
 
 /// The field manager of the lease.
 pub const FIELD_MANAGER: &str = "seawall/leadership";
-
-/// Whether this process may write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Follower,
-    Leader,
-}
 
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -85,7 +81,7 @@ pub async fn run(
     leases: Api<Lease>,
     candidate: Candidate,
     timing: Timing,
-    role: watch::Sender<Role>,
+    office: Office,
     stop: CancellationToken,
 ) -> Result<()> {
     let mut campaign = Campaign {
@@ -104,9 +100,9 @@ pub async fn run(
             None => break,
             Some(Ok(Ok(true))) => {
                 info!(identity = %campaign.candidate.identity, "leading");
-                role.send_replace(Role::Leader);
-                campaign.lead(began, &stop).await;
-                role.send_replace(Role::Follower);
+                office.hold(deadline);
+                campaign.lead(began, &office, &stop).await;
+                office.resign();
                 if stop.is_cancelled() {
                     break;
                 }
@@ -127,7 +123,7 @@ pub async fn run(
             break;
         }
     }
-    role.send_replace(Role::Follower);
+    office.resign();
     campaign.give_back().await;
     Ok(())
 }
@@ -165,7 +161,7 @@ impl Campaign {
     }
 
     /// Renews until that fails for too long, somebody else has the lease, or `stop`.
-    async fn lead(&mut self, began: Instant, stop: &CancellationToken) {
+    async fn lead(&mut self, began: Instant, office: &Office, stop: &CancellationToken) {
         let mut renewed = began;
         loop {
             let deadline = renewed + self.timing.renew_within;
@@ -179,7 +175,10 @@ impl Campaign {
                 .await;
             match written {
                 None => return,
-                Some(Ok(Ok(true))) => renewed = attempt,
+                Some(Ok(Ok(true))) => {
+                    renewed = attempt;
+                    office.hold(renewed + self.timing.renew_within);
+                }
                 Some(Ok(Ok(false))) => {
                     if !self.still_ours(deadline).await {
                         return;

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::api::stamps;
 use crate::backoff::Backoff;
-use crate::leadership::Role;
+use crate::leadership::Mandate;
 use crate::reconcile::holds::{CONFIG_MAP, FIELD_MANAGER, FILE, HoldList, ListedHold};
 use crate::watch::{Change, Raw};
 
@@ -48,7 +48,7 @@ pub struct HoldKeeper {
     pub recorder: Recorder,
     pub wanted: watch::Receiver<Option<HoldList>>,
     pub changes: mpsc::Receiver<Change<StoredHolds>>,
-    pub role: watch::Receiver<Role>,
+    pub mandate: Mandate,
     pub confirmations: mpsc::Sender<String>,
 }
 
@@ -60,16 +60,17 @@ impl HoldKeeper {
         let mut retry = None;
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return Ok(()),
                 change = self.changes.recv() => {
                     let change = change.context("the watch of the ConfigMap seawall-holds ended")?;
                     observe(&mut stored, change);
                 }
                 changed = self.wanted.changed() => if changed.is_err() { return Ok(()) },
-                changed = self.role.changed() => if changed.is_err() { return Ok(()) },
+                changed = self.mandate.changed() => if changed.is_err() { return Ok(()) },
                 () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
             }
-            if *self.role.borrow_and_update() != Role::Leader {
+            if !self.mandate.leads() {
                 continue;
             }
             retry = match self.keep(&mut stored).await {

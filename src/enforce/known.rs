@@ -191,3 +191,148 @@ impl<K: Owned> Known<K> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::discovery::ApiResource;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::watch::Kind;
+
+    /// A kind whose content is a word; the API server writes it in capitals.
+    struct Words;
+
+    impl Owned for Words {
+        type Content = String;
+        const KIND: Kind = Kind::NetworkPolicy;
+        const MANAGER: &'static str = "seawall/words";
+        const DELETES_FIRST: bool = true;
+
+        fn resource() -> ApiResource {
+            ApiResource::erase::<k8s_openapi::api::core::v1::ConfigMap>(&())
+        }
+
+        fn body(content: &String) -> Value {
+            json!({ "word": content })
+        }
+
+        fn content(data: &Value) -> Result<String, String> {
+            let word = data["word"].as_str();
+            word.map(str::to_owned).ok_or("no word".to_owned())
+        }
+    }
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::new("plant", name)
+    }
+
+    fn answer(name: &str, version: u64, word: &str) -> DynamicObject {
+        serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "word": word,
+            "metadata": {
+                "namespace": "plant", "name": name, "uid": name,
+                "resourceVersion": version.to_string(),
+                "labels": {"app.kubernetes.io/managed-by": "seawall"},
+                "managedFields": [{"manager": "seawall/words", "operation": "Apply"}],
+            },
+        }))
+        .expect("an object")
+    }
+
+    fn seen(name: &str, version: u64, word: &str) -> (ObjectKey, Stored<String>) {
+        let object = answer(name, version, word);
+        let raw = Raw {
+            metadata: object.metadata,
+            data: object.data,
+        };
+        (key(name), stored::<Words>(raw).expect("readable"))
+    }
+
+    fn synced(objects: &[(ObjectKey, Stored<String>)]) -> Known<Words> {
+        let mut known = Known::default();
+        known.observe(Change::Reset {
+            objects: objects.iter().cloned().collect(),
+            malformed: Vec::new(),
+        });
+        known
+    }
+
+    fn wanted(name: &str, word: &str) -> BTreeMap<ObjectKey, String> {
+        [(key(name), word.to_owned())].into()
+    }
+
+    fn only(known: &mut Known<Words>, wanted: &BTreeMap<ObjectKey, String>) -> Step<String> {
+        let steps = known.steps(wanted, Instant::now());
+        let mut steps = steps.into_iter().flatten();
+        steps.next().expect("something is to be done")
+    }
+
+    fn nothing_to_do(known: &mut Known<Words>, wanted: &BTreeMap<ObjectKey, String>) -> bool {
+        known.steps(wanted, Instant::now()).concat().is_empty()
+    }
+
+    #[test]
+    fn nothing_is_done_before_the_first_list_nor_while_it_can_not_be_had() {
+        let mut known = Known::<Words>::default();
+        assert!(nothing_to_do(&mut known, &wanted("a", "x")));
+        let mut known = synced(&[]);
+        let why = "no".to_owned();
+        known.observe(Change::Lost { why });
+        assert!(nothing_to_do(&mut known, &wanted("a", "x")));
+        assert_eq!(known.placed(&wanted("a", "x")), Placed::default());
+    }
+
+    #[test]
+    fn what_the_api_server_made_of_a_write_is_in_place_and_its_echo_changes_nothing() {
+        let (mut known, wanted) = (synced(&[]), wanted("a", "x"));
+        let step = only(&mut known, &wanted);
+        known.record(step, Ok(Outcome::Applied(Box::new(answer("a", 7, "X")))));
+        assert!(nothing_to_do(&mut known, &wanted));
+        assert!(known.placed(&wanted).in_place.contains(&key("a")));
+        // Events from before the write and of it.
+        for version in [5, 7] {
+            let (key, object) = seen("a", version, if version < 7 { "old" } else { "X" });
+            known.observe(Change::Apply(key, object));
+            assert!(nothing_to_do(&mut known, &wanted));
+        }
+        let (key, object) = seen("a", 8, "edited");
+        known.observe(Change::Apply(key, object));
+        assert!(!nothing_to_do(&mut known, &wanted), "drift");
+    }
+
+    #[test]
+    fn a_write_that_failed_is_an_obstacle_until_it_works_and_waits_before_the_next_try() {
+        let (mut known, wanted) = (synced(&[]), wanted("a", "x"));
+        let step = only(&mut known, &wanted);
+        known.record(step, Err("quota".to_owned()));
+        let obstacle = known.placed(&wanted).obstacles[&key("a")].clone();
+        assert_eq!(
+            (obstacle.kind, obstacle.message.as_str()),
+            (ObstacleKind::Failed, "quota")
+        );
+        assert!(nothing_to_do(&mut known, &wanted));
+        let later = known.next_retry().expect("it is tried again");
+        let step = known.steps(&wanted, later).concat().remove(0);
+        known.record(step, Ok(Outcome::Applied(Box::new(answer("a", 7, "x")))));
+        assert!(known.placed(&wanted).obstacles.is_empty());
+        assert_eq!(known.next_retry(), None);
+    }
+
+    #[test]
+    fn what_somebody_else_made_is_a_conflict() {
+        let (mut known, wanted) = (synced(&[]), wanted("a", "x"));
+        let step = only(&mut known, &wanted);
+        known.record(step, Ok(Outcome::Blocked));
+        let obstacle = &known.placed(&wanted).obstacles[&key("a")];
+        assert_eq!(obstacle.kind, ObstacleKind::Conflict);
+    }
+
+    #[test]
+    fn deletes_go_first_where_they_tighten() {
+        let mut known = synced(&[seen("old", 1, "x")]);
+        let steps = known.steps(&wanted("new", "x"), Instant::now());
+        assert!(matches!(steps[0][..], [Step::Delete { .. }]));
+        assert!(matches!(steps[1][..], [Step::Create(..)]));
+    }
+}

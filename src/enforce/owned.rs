@@ -27,7 +27,7 @@ use super::plan::{Step, Stored};
 use crate::api::stamps;
 use crate::domain::applied::Obstacle;
 use crate::domain::names::ObjectKey;
-use crate::leadership::Role;
+use crate::leadership::Mandate;
 use crate::watch::{Change, Kind, Raw};
 
 /// At most this many writes of one kind at a time: the API server is not ours alone.
@@ -89,7 +89,7 @@ pub struct Applier<K: Owned> {
     pub client: Client,
     pub wanted: watch::Receiver<Wanted<K>>,
     pub changes: mpsc::Receiver<Change<Stored<K::Content>>>,
-    pub role: watch::Receiver<Role>,
+    pub mandate: Mandate,
     pub placed: watch::Sender<Placed>,
 }
 
@@ -100,20 +100,21 @@ impl<K: Owned> Applier<K> {
         loop {
             let retry = known.next_retry();
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return Ok(()),
                 change = self.changes.recv() => match change {
                     Some(change) => known.observe(change),
                     None => anyhow::bail!("the watch of {} ended", K::resource().kind),
                 },
                 changed = self.wanted.changed() => if changed.is_err() { return Ok(()) },
-                changed = self.role.changed() => if changed.is_err() { return Ok(()) },
+                changed = self.mandate.changed() => if changed.is_err() { return Ok(()) },
                 () = async { sleep_until(retry.expect("guarded")).await }, if retry.is_some() => {}
             }
             while let Ok(change) = self.changes.try_recv() {
                 known.observe(change);
             }
             let wanted = self.wanted.borrow_and_update().clone();
-            let leading = *self.role.borrow_and_update() == Role::Leader;
+            let leading = self.mandate.leads();
             if let Some(wanted) = wanted {
                 if leading {
                     self.round(&mut known, &wanted, &stop).await;
@@ -138,7 +139,7 @@ impl<K: Owned> Applier<K> {
             while let Some(Some((step, outcome))) = stop.run_until_cancelled(outcomes.next()).await
             {
                 known.record(step, outcome);
-                if *self.role.borrow() != Role::Leader {
+                if !self.mandate.leads() {
                     return;
                 }
             }
@@ -147,7 +148,7 @@ impl<K: Owned> Applier<K> {
 
     async fn take(&self, step: Step<K::Content>) -> (Step<K::Content>, Result<Outcome, String>) {
         // A leader that was frozen asks once more, right before each write.
-        if *self.role.borrow() != Role::Leader {
+        if !self.mandate.leads() {
             return (step, Err("this replica does not lead".to_owned()));
         }
         let outcome = timeout(WRITE_TIMEOUT, self.write(&step)).await;

@@ -3,20 +3,25 @@
 //! based on the version that was read.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
-use tracing::info;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
 
 use super::kubernetes::within;
+use crate::backoff::Backoff;
 
 pub const SECRET: &str = "seawall-keys";
 
 /// More attempts than replicas that start at one moment.
 const ATTEMPTS: usize = 5;
+/// How long an API server that does not answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The Secret's entries. `complete` gets what is there and answers what has to be, or `None` if
 /// nothing is missing; it may be asked again when another replica wrote first.
@@ -25,11 +30,7 @@ pub async fn load(
     mut complete: impl FnMut(&BTreeMap<String, String>) -> Result<Option<BTreeMap<String, String>>>,
 ) -> Result<BTreeMap<String, String>> {
     for _ in 0..ATTEMPTS {
-        let stored = within(
-            "reading the Secret seawall-keys: the operator needs `get` on it",
-            secrets.get_opt(SECRET),
-        )
-        .await?;
+        let stored = read(secrets).await?;
         let entries = entries_of(stored.as_ref())?;
         let Some(wanted) = complete(&entries)? else {
             return Ok(entries);
@@ -40,6 +41,34 @@ pub async fn load(
         }
     }
     bail!("the Secret {SECRET} changes at every attempt to complete it: look who else writes it")
+}
+
+/// An API server that starts beside the operator is waited for; one that refuses is not.
+async fn read(secrets: &Api<Secret>) -> Result<Option<Secret>> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
+    loop {
+        let read = within(
+            "reading the Secret seawall-keys: the operator needs `get` on it",
+            secrets.get_opt(SECRET),
+        )
+        .await;
+        let Err(error) = read else {
+            return read;
+        };
+        if refused(&error) || Instant::now() > deadline {
+            return Err(error);
+        }
+        warn!(error = format!("{error:#}"), "waiting for the API server");
+        sleep(backoff.pause()).await;
+    }
+}
+
+fn refused(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref::<kube::Error>(),
+        Some(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429
+    )
 }
 
 fn entries_of(secret: Option<&Secret>) -> Result<BTreeMap<String, String>> {

@@ -20,7 +20,7 @@ use crate::enforce::netpol::NetworkPolicies;
 use crate::enforce::owned::Wanted;
 use crate::fleet::Fleet;
 use crate::health::Health;
-use crate::leadership::Role;
+use crate::leadership::Mandate;
 use crate::watch::{Change, Watched};
 
 pub type Watching<Spec, Status> = mpsc::Receiver<Change<Watched<Spec, Status>>>;
@@ -32,7 +32,7 @@ pub struct Inputs {
     pub scopes: Watching<ApiKeyScopeSpec, ApiKeyScopeStatus>,
     /// The device table, and where bundles go.
     pub fleet: Fleet,
-    pub role: watch::Receiver<Role>,
+    pub mandate: Mandate,
     /// Ids of holds that a person confirms.
     pub confirmations: mpsc::Receiver<String>,
     /// Who asks for the World as it is, to compile it with a change.

@@ -18,7 +18,6 @@ use crate::api::{IsolationSpec, IsolationStatus};
 use crate::domain::compile::Compiled;
 use crate::domain::verdict::{Acceptance, Reason};
 use crate::domain::world::HeldIsolation;
-use crate::leadership::Role;
 use crate::watch::{Change, Watched};
 
 /// The store answers within this, or the process ends and another replica tries.
@@ -78,7 +77,7 @@ impl Leading {
 impl Reconciler {
     /// Begins or ends leading as the lease says.
     pub(super) async fn follow_role(&mut self) -> Result<()> {
-        let leads = *self.inputs.role.borrow_and_update() == Role::Leader;
+        let leads = self.inputs.mandate.leads();
         if !leads {
             self.stop_leading();
             return Ok(());

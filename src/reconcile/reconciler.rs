@@ -47,7 +47,7 @@ enum Wake {
     Isolation(Option<Change<Watched<IsolationSpec, IsolationStatus>>>),
     Scope(Option<Change<Watched<ApiKeyScopeSpec, ApiKeyScopeStatus>>>),
     Fleet,
-    Role,
+    Mandate,
     Confirmed(String),
     Asked(oneshot::Sender<World>),
     /// Whether the kind Isolation is being removed, and why we think so.
@@ -110,8 +110,8 @@ impl Reconciler {
         tokio::select! {
             biased;
             () = stop.cancelled() => Wake::Stop,
-            changed = inputs.role.changed() => match changed {
-                Ok(()) => Wake::Role,
+            changed = inputs.mandate.changed() => match changed {
+                Ok(()) => Wake::Mandate,
                 Err(_) => Wake::Stop,
             },
             change = inputs.isolations.recv() => Wake::Isolation(change),
@@ -175,7 +175,7 @@ impl Reconciler {
                 let _ = answer.send(self.world.clone());
             }
             Wake::KindChecked(removed) => self.settle(removed.as_deref()),
-            Wake::Role | Wake::Time | Wake::Stop => {}
+            Wake::Mandate | Wake::Time | Wake::Stop => {}
             Wake::Isolation(None) | Wake::Policy(None) | Wake::Scope(None) => {
                 bail!("a watch ended")
             }

@@ -3,13 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
+use crate::api::IsolationStatus;
 use crate::domain::applied::Applied;
 use crate::domain::names::DeviceId;
 use crate::domain::verdict::{Acceptance, IsolationVerdict};
 use crate::metrics::Metrics;
 use crate::reconcile::happening::{Happening, Isolated, Named, What};
+use crate::reconcile::tracked::Beside;
 use crate::reconcile::view::View;
 
 #[derive(Default)]
@@ -33,58 +35,101 @@ impl Chronicle {
         let now = Timestamp::now();
         let mut news = Vec::new();
         for (key, verdict) in verdicts {
-            if verdict.acceptance != Acceptance::Accepted {
-                continue;
-            }
-            let Some(device) = &verdict.device else {
-                continue;
-            };
             let beside = view.isolations.get(key).filter(|b| b.uid == verdict.uid);
-            let Some(beside) = beside else {
+            let accepted = verdict.acceptance == Acceptance::Accepted;
+            let (true, Some(device), Some(beside)) = (accepted, &verdict.device, beside) else {
                 continue;
             };
-            let seen = self.seen.entry(verdict.uid.clone()).or_insert_with(|| {
-                let stood = beside
-                    .status
-                    .as_ref()
-                    .is_some_and(|s| s.isolated_at.is_some());
-                Seen {
-                    itself: stood,
-                    peers: stood,
-                }
-            });
-            let elapsed = now.duration_since(beside.seen);
-            let milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or_default();
-            let isolation = || Named {
-                key: key.clone(),
-                uid: verdict.uid.clone(),
-                generation: verdict.generation,
-                written_by: beside.written_by.clone(),
+            let stands = Stands {
+                isolation: Named {
+                    key: key.clone(),
+                    uid: verdict.uid.clone(),
+                    generation: verdict.generation,
+                    written_by: beside.written_by.clone(),
+                },
+                device,
+                verdict,
+                since: beside.seen,
             };
-            if !seen.itself && has(applied, device, verdict) {
-                seen.itself = true;
-                metrics.isolation_seconds.observe(elapsed.as_secs_f64());
-                news.push(What::Isolated(Isolated {
-                    isolation: isolation(),
-                    device: device.clone(),
-                    milliseconds,
-                    connections_cut: cut(applied, verdict),
-                }));
-            }
-            if !seen.peers && peers_have(applied, verdict) {
-                seen.peers = true;
-                news.push(What::PeersComplete {
-                    isolation: isolation(),
-                    device: device.clone(),
-                    peers: verdict.peers.len(),
-                    milliseconds,
-                });
-            }
+            let seen = self.seen.entry(verdict.uid.clone());
+            let seen = seen.or_insert_with(|| Seen::before(beside));
+            news.extend(stands.itself(seen, applied, metrics));
+            news.extend(stands.peers(seen, applied));
         }
-        news.into_iter()
-            .map(|what| Happening { at: now, what })
-            .collect()
+        let happening = |what| Happening { at: now, what };
+        news.into_iter().map(happening).collect()
     }
+}
+
+impl Seen {
+    /// What stood when this process looked first.
+    fn before(beside: &Beside<IsolationStatus>) -> Self {
+        let status = beside.status.as_ref();
+        let stood = status.is_some_and(|status| status.isolated_at.is_some());
+        Self {
+            itself: stood,
+            peers: stood,
+        }
+    }
+}
+
+/// One Isolation that is accepted, of a device that is enrolled.
+struct Stands<'a> {
+    isolation: Named,
+    device: &'a DeviceId,
+    verdict: &'a IsolationVerdict,
+    /// When the process saw it first.
+    since: Timestamp,
+}
+
+impl Stands<'_> {
+    fn itself(&self, seen: &mut Seen, applied: &Applied, metrics: &Metrics) -> Option<What> {
+        if seen.itself || !has(applied, self.device, self.verdict) {
+            return None;
+        }
+        seen.itself = true;
+        let took = self.until([self.device], applied);
+        metrics.isolation_seconds.observe(took.as_secs_f64());
+        Some(What::Isolated(Isolated {
+            isolation: self.isolation.clone(),
+            device: self.device.clone(),
+            milliseconds: milliseconds(took),
+            connections_cut: cut(applied, self.verdict),
+        }))
+    }
+
+    fn peers(&self, seen: &mut Seen, applied: &Applied) -> Option<What> {
+        if seen.peers || !peers_have(applied, self.verdict) {
+            return None;
+        }
+        seen.peers = true;
+        Some(What::PeersComplete {
+            isolation: self.isolation.clone(),
+            device: self.device.clone(),
+            peers: self.verdict.peers.len(),
+            milliseconds: milliseconds(self.until(&self.verdict.peers, applied)),
+        })
+    }
+
+    /// From the watch event to the last acknowledgement of these devices.
+    fn until<'d>(
+        &self,
+        devices: impl IntoIterator<Item = &'d DeviceId>,
+        applied: &Applied,
+    ) -> SignedDuration {
+        let acknowledged = devices
+            .into_iter()
+            .filter_map(|device| applied.devices.get(device)?.at)
+            .max();
+        acknowledged
+            .map(|at| at.duration_since(self.since))
+            .unwrap_or_default()
+            .max(SignedDuration::ZERO)
+    }
+}
+
+fn milliseconds(duration: SignedDuration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or_default()
 }
 
 fn has(applied: &Applied, device: &DeviceId, verdict: &IsolationVerdict) -> bool {

@@ -20,7 +20,7 @@ use crate::domain::names::ObjectKey;
 use crate::enforce::access::{account_key, binding_key};
 use crate::enforce::owned::Placed;
 use crate::fleet::Fleet;
-use crate::leadership::Role;
+use crate::leadership::Mandate;
 use crate::metrics::Metrics;
 use crate::reconcile::happening::Happening;
 use crate::reconcile::view::View;
@@ -38,7 +38,7 @@ pub struct StatusTask {
     pub metrics: Metrics,
     pub fleet: Fleet,
     pub views: watch::Receiver<Option<Arc<View>>>,
-    pub role: watch::Receiver<Role>,
+    pub mandate: Mandate,
     pub network_policies: watch::Receiver<Placed>,
     pub service_accounts: watch::Receiver<Placed>,
     pub role_bindings: watch::Receiver<Placed>,
@@ -58,10 +58,11 @@ impl StatusTask {
         loop {
             let at = again.unwrap_or_else(Instant::now);
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return Ok(()),
                 changed = self.views.changed() => if changed.is_err() { return Ok(()) },
                 changed = fleet_changes.changed() => if changed.is_err() { return Ok(()) },
-                changed = self.role.changed() => if changed.is_err() { return Ok(()) },
+                changed = self.mandate.changed() => if changed.is_err() { return Ok(()) },
                 changed = self.network_policies.changed() => if changed.is_err() { return Ok(()) },
                 changed = self.service_accounts.changed() => if changed.is_err() { return Ok(()) },
                 changed = self.role_bindings.changed() => if changed.is_err() { return Ok(()) },
@@ -86,7 +87,7 @@ impl StatusTask {
         leads_since: &mut Option<Instant>,
     ) -> Option<Instant> {
         let view = self.views.borrow_and_update().clone()?;
-        if *self.role.borrow_and_update() != Role::Leader {
+        if !self.mandate.leads() {
             *leads_since = None;
             return None;
         }
@@ -106,10 +107,8 @@ impl StatusTask {
         let used = self.used.borrow_and_update().clone();
         let wanted = wanted::wanted(&view, &applied, &used, Timestamp::now());
         writer.retain(|address| exists(&view, address));
-        let role = self.role.clone();
-        let again = writer
-            .write(&wanted, || *role.borrow() == Role::Leader)
-            .await;
+        let mandate = self.mandate.clone();
+        let again = writer.write(&wanted, || mandate.leads()).await;
         let returned = (now < returned).then_some(returned);
         again.into_iter().chain(returned).min()
     }

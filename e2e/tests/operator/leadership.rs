@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
+use super::device::Device;
 use super::fixture::{Fixture, PATIENCE, SYSTEM};
 use crate::harness::{case, eventually};
 
@@ -22,6 +24,10 @@ pub fn all() -> Vec<Trial> {
         case(
             "an operator that was frozen while another took over writes nothing when it wakes",
             frozen,
+        ),
+        case(
+            "an API server that falls silent ends leading, and its return begins it anew",
+            silence,
         ),
         case(
             "an operator that was killed leads again at once on its own data",
@@ -86,6 +92,51 @@ async fn frozen() -> anyhow::Result<()> {
         assert!(fixture.get(&account).await?.is_some());
     }
     assert!(!fixture.leads(0).await? && fixture.leads(1).await?);
+    Ok(())
+}
+
+async fn silence() -> anyhow::Result<()> {
+    let fixture = Fixture::start().await?;
+    fixture.plane.kubectl(&["create", "ns", "plant"]).await?;
+    let token = fixture.join_token(0, "plant", 1).await?;
+    let device = Device::enrol(&token, "10.9.0.1").await?;
+    eventually("the device to be told its state", PATIENCE, || async {
+        Ok((device.bundles().len() == 1).then_some(()))
+    })
+    .await?;
+    let [_, api_server, _] = fixture.plane.pids();
+    let api_server = Pid::from_raw(api_server.try_into()?);
+    // Its connections stay open, and nothing comes over them.
+    kill(api_server, Signal::SIGSTOP)?;
+    let silent = Instant::now();
+    eventually("the operator to stop leading", PATIENCE, || async {
+        Ok((!fixture.leads(0).await?).then_some(()))
+    })
+    .await?;
+    assert!(
+        silent.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        silent.elapsed()
+    );
+    assert_eq!(fixture.health(0, "/live").await?.0, 200);
+    tokio::time::sleep(Duration::from_secs(35).saturating_sub(silent.elapsed())).await;
+    kill(api_server, Signal::SIGCONT)?;
+    fixture.wait_leading(0).await?;
+    let isolation = json!({
+        "apiVersion": "seawall.dev/v1alpha1", "kind": "Isolation",
+        "metadata": {"name": "first", "namespace": "plant"},
+        "spec": {"target": {"device": device.id}, "reason": "test"},
+    });
+    fixture.apply(&isolation).await?;
+    eventually("the watches to see again", PATIENCE, || async {
+        Ok(device.is_isolated().then_some(()))
+    })
+    .await?;
+    assert_eq!(
+        device.bundles().len(),
+        2,
+        "the unchanged state was not sent again"
+    );
     Ok(())
 }
 

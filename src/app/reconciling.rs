@@ -1,0 +1,171 @@
+//! Starts the loop, and the tasks that read from it and write for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::Operator;
+use crate::admission;
+use crate::api::{ApiKeyScope, Isolation, Policy, stamps};
+use crate::domain::names::ObjectKey;
+use crate::domain::world::{Protected, Settings, World};
+use crate::enforce::access::{RoleBindings, ServiceAccounts};
+use crate::enforce::holds::HoldKeeper;
+use crate::enforce::netpol::NetworkPolicies;
+use crate::local::{self, AuditTrail, Sources};
+use crate::operator::auditing::Auditing;
+use crate::operator::base::Base;
+use crate::operator::local_sources::{self, LocalDevices, LocalScopes, LocalStandings, Views};
+use crate::operator::{kind_check, protected, recorder};
+use crate::reconcile::holds::HoldList;
+use crate::reconcile::{Inputs, Outputs, Reconciler, in_force};
+use crate::status::StatusTask;
+use crate::watch::Kind;
+
+impl Operator {
+    /// The loop, and the tasks that read from it and write for it.
+    pub(super) async fn spawn_reconciler(
+        &mut self,
+        base: &mut Base,
+        observer: Option<admission::Observer>,
+    ) -> Result<()> {
+        let (confirm, confirmations) = mpsc::channel(8);
+        let (ask, questions) = mpsc::channel(8);
+        let (tell, happenings) = mpsc::channel(4096);
+        let inputs = Inputs {
+            policies: self.watch_observed::<Policy, _, _>(Kind::Policy, observer.as_ref()),
+            isolations: self.watch_observed::<Isolation, _, _>(Kind::Isolation, observer.as_ref()),
+            scopes: self.watch_observed::<ApiKeyScope, _, _>(Kind::ApiKeyScope, observer.as_ref()),
+            fleet: base.fleet.clone(),
+            mandate: self.mandate.clone(),
+            confirmations,
+            questions,
+            store: Arc::clone(&base.in_force),
+            kind_check: kind_check::of(self.client.clone()),
+        };
+        let (view, views) = watch::channel(None);
+        let (in_force, in_force_latest) = watch::channel(None);
+        let (holds, holds_wanted) = watch::channel(None);
+        let (network_policies, placed_policies) =
+            self.applier::<NetworkPolicies>("the NetworkPolicies", None);
+        let (service_accounts, placed_accounts) = self.applier::<ServiceAccounts>(
+            "the agents' ServiceAccounts",
+            Some(stamps::AGENTS_NAMESPACE),
+        );
+        let (role_bindings, placed_bindings) =
+            self.applier::<RoleBindings>("the agents' RoleBindings", None);
+        let outputs = Outputs {
+            view,
+            network_policies,
+            service_accounts,
+            role_bindings,
+            in_force,
+            holds,
+            health: self.health.clone(),
+            happenings: tell.clone(),
+        };
+        self.spawn_hold_keeper(holds_wanted, confirm);
+        let auditing = Auditing {
+            log: base.audit.clone(),
+            metrics: self.metrics.clone(),
+            system_namespace: self.args.system_namespace.clone(),
+            happenings,
+            fleet_events: base.fleet_events.take().context("wired once")?,
+        };
+        self.tasks
+            .spawn("entering in the audit log", auditing.run(self.stop.clone()));
+        let (used, used_days) = watch::channel(BTreeMap::new());
+        self.spawn_local_api(base, views.clone(), used, ask);
+        let statuses = StatusTask {
+            client: self.client.clone(),
+            metrics: self.metrics.clone(),
+            fleet: base.fleet.clone(),
+            views,
+            mandate: self.mandate.clone(),
+            network_policies: placed_policies,
+            service_accounts: placed_accounts,
+            role_bindings: placed_bindings,
+            used: used_days,
+            happenings: tell,
+        };
+        self.tasks
+            .spawn("the statuses", statuses.run(self.stop.clone()));
+        let keeping = in_force::keep(
+            Arc::clone(&base.in_force),
+            in_force_latest,
+            self.stop.clone(),
+        );
+        self.tasks.spawn("what is in force", keeping);
+        let settings = Settings {
+            system_namespace: self.args.system_namespace.clone(),
+            operator: self.args.operator_addresses.iter().copied().collect(),
+            protected: self.protected().await,
+        };
+        let reconciler = Reconciler::new(
+            settings,
+            self.args.hold_threshold,
+            inputs,
+            outputs,
+            self.metrics.clone(),
+        );
+        self.tasks
+            .spawn("the loop", reconciler.run(self.stop.clone()));
+        Ok(())
+    }
+
+    fn spawn_local_api(
+        &mut self,
+        base: &Base,
+        views: Views,
+        used: watch::Sender<BTreeMap<ObjectKey, String>>,
+        worlds: mpsc::Sender<oneshot::Sender<World>>,
+    ) {
+        let fleet = base.fleet.clone();
+        let sources = Sources {
+            scopes: Arc::new(LocalScopes {
+                views: views.clone(),
+                used,
+            }),
+            devices: Arc::new(LocalDevices {
+                views: views.clone(),
+                fleet: fleet.clone(),
+            }),
+            enforcement: Arc::new(LocalStandings {
+                views,
+                fleet,
+                worlds,
+            }),
+            audit: Arc::clone(&base.trail) as Arc<dyn AuditTrail>,
+        };
+        let (path, stop) = (self.args.local_socket.clone(), self.stop.clone());
+        self.tasks.spawn("the local API", async move {
+            local_sources::serve(&path, local::router::router(sources), stop).await
+        });
+    }
+
+    async fn protected(&self) -> Vec<Protected> {
+        let mut protected = self.args.protected.clone();
+        protected.extend(protected::discover(&self.client, &self.args.cluster_dns).await);
+        protected
+    }
+
+    fn spawn_hold_keeper(
+        &mut self,
+        wanted: watch::Receiver<Option<HoldList>>,
+        confirmations: mpsc::Sender<String>,
+    ) {
+        let keeper = HoldKeeper {
+            changes: self.watch_holds(),
+            recorder: recorder::of(self.client.clone()),
+            client: self.client.clone(),
+            namespace: self.args.system_namespace.clone(),
+            wanted,
+            mandate: self.mandate.clone(),
+            confirmations,
+        };
+        self.tasks
+            .spawn("the list of holds", keeper.run(self.stop.clone()));
+    }
+}
