@@ -76,7 +76,7 @@ async fn default_of_deny() -> anyhow::Result<()> {
     scope["limits"] = json!({"maxIsolation": "1h"});
     let agent = tenant.agent("bot", scope, &[DEVICE]).await?;
     let policy = |name: &str, end: Option<i64>, mode: &str| {
-        let end = end.map(|minutes| in_minutes(minutes));
+        let end = end.map(in_minutes);
         let mut spec = json!({
             "subjects": {"devices": {"ids": [DEVICE]}},
             "default": {"egress": "Deny"},
