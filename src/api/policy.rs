@@ -42,7 +42,7 @@ use super::selectors::{DeviceSelector, WorkloadSelector};
     ),
     printcolumn(
         name = "Expires",
-        type_ = "date",
+        type_ = "string",
         json_path = ".spec.expiresAt",
         priority = 1
     ),

@@ -120,10 +120,16 @@ impl ServerHandler for Handler {
         request: CustomRequest,
         _context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
-        let words = format!(
-            "there is no method {:?}: this server has tools/list and tools/call",
-            clean(&request.method, 64)
-        );
+        let method = clean(&request.method, 64);
+        // What the protocol's types could not read comes here, too.
+        if method == "tools/call" || method == "tools/list" {
+            let words = format!(
+                "the params of {method} can't be read: tools/call takes name, and arguments, an object; tools/list takes cursor"
+            );
+            return Err(ErrorData::invalid_params(words, None));
+        }
+        let words =
+            format!("there is no method {method:?}: this server has tools/list and tools/call");
         Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, words, None))
     }
 

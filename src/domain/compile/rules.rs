@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::Draft;
 use super::ports::ports;
+use super::selectors::Reach;
 use crate::api::{Peers, PolicyRule};
 use crate::domain::enforcement::{PeerSet, Rule};
 use crate::domain::names::{DeviceId, ObjectKey};
@@ -21,12 +22,17 @@ pub struct Resolved {
 
 impl Draft<'_> {
     /// In the order in which they are written. What is no network or no port is named in the error.
-    pub(super) fn rules(&self, key: &ObjectKey, rules: &[PolicyRule]) -> Result<Resolved, String> {
+    pub(super) fn rules(
+        &self,
+        key: &ObjectKey,
+        reach: Reach<'_>,
+        rules: &[PolicyRule],
+    ) -> Result<Resolved, String> {
         let mut resolved = Resolved::default();
         for rule in rules {
             let of_rule = |error| format!("rule {}: {error}", rule.name);
             let peers = self
-                .peers(key, &rule.peers, &mut resolved)
+                .peers(reach, &rule.peers, &mut resolved)
                 .map_err(of_rule)?;
             resolved.rules.push(Rule {
                 id: format!("{key}/{}", rule.name),
@@ -41,7 +47,7 @@ impl Draft<'_> {
 
     fn peers(
         &self,
-        key: &ObjectKey,
+        reach: Reach<'_>,
         peers: &Peers,
         resolved: &mut Resolved,
     ) -> Result<PeerSet, String> {
@@ -50,7 +56,7 @@ impl Draft<'_> {
         }
         let mut networks = networks(peers)?;
         if let Some(selector) = &peers.devices {
-            let chosen = self.select(self.reach(&key.namespace), selector);
+            let chosen = self.select(reach, selector);
             for device in &chosen.devices {
                 let addresses = self.addresses.of_device(device);
                 networks.extend(addresses.into_iter().map(IpNet::from));

@@ -96,7 +96,6 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
             management: input.management,
             incident: input.incident,
             probes: Probes::default(),
-            notify: true,
             expires_at: end.map(|(_, end)| end),
         },
         device,
