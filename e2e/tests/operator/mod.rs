@@ -5,6 +5,7 @@ mod fixture;
 mod holding;
 mod leadership;
 mod protected;
+mod scopes;
 mod statuses;
 mod watching;
 
@@ -15,6 +16,7 @@ pub fn all() -> Vec<Trial> {
         holding::all(),
         leadership::all(),
         protected::all(),
+        scopes::all(),
         statuses::all(),
         watching::all(),
     ]
