@@ -1,7 +1,7 @@
 //! The operator as a process, with the rights that the chart gives it, against a real API server.
 
 mod device;
-mod fixture;
+pub mod fixture;
 mod holding;
 mod leadership;
 mod protected;
