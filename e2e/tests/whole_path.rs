@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
+use serde_json::json;
 
 use crate::harness::{case, eventually};
 use crate::lab::{Family, Flow, Reach, Responder, Transport, reach};
 use crate::site::{Site, TENANT};
 
+const PATIENCE: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_millis(1500);
 
 pub fn all() -> Vec<Trial> {
@@ -19,6 +21,14 @@ pub fn all() -> Vec<Trial> {
         case(
             "an isolated device stays cut while its agent is dead, when it starts again, and after a reboot without an operator",
             through_deaths,
+        ),
+        case(
+            "what an agent must not cut is refused before anything is written, in a dry run as in earnest",
+            refused_in_time,
+        ),
+        case(
+            "an agent sees which isolations were deleted and are held",
+            held_is_told,
         ),
     ]
 }
@@ -133,6 +143,100 @@ async fn through_deaths() -> anyhow::Result<()> {
         ANSWER * 4,
         || async { Ok(plant.reaches("ws-1", Reach::NONE).await.ok()) },
     )
+    .await
+}
+
+async fn refused_in_time() -> anyhow::Result<()> {
+    let mut site = Site::start(&[]).await?;
+    site.enroll("ws-1", "workstation").await?;
+    let device = site.device("ws-1").id.clone();
+    let client = site
+        .agent("soc-bot", "Contain", Some("{devices: {all: true}}"))
+        .await?;
+    let operator = site.lab.gateway4().to_string();
+    let deny = |cidr: &str| json!([{"name": "out", "direction": "Egress", "action": "Deny", "peers": {"cidrs": [cidr]}}]);
+    for (tool, mut arguments, reason) in [
+        (
+            "block_destination",
+            json!({"destination": operator, "fleet": true}),
+            "WouldCutOperator",
+        ),
+        (
+            "create_policy",
+            json!({"name": "wide", "spec": {"subjects": {"all": true}, "rules": deny("203.0.0.0/9")}}),
+            "TooWide",
+        ),
+        (
+            "create_policy",
+            json!({"name": "cut", "spec": {"subjects": {"devices": {"ids": [device]}}, "rules": deny(&format!("{operator}/32"))}}),
+            "WouldCutOperator",
+        ),
+    ] {
+        arguments["reason"] = "C2 seen".into();
+        for dry_run in [true, false] {
+            arguments["dry_run"] = dry_run.into();
+            let answer = client.call(tool, arguments.clone()).await?;
+            anyhow::ensure!(
+                answer.is_error && answer.text.starts_with(reason),
+                "{tool} dry_run {dry_run}: {}",
+                answer.text
+            );
+        }
+    }
+    let written = ["get", "policies", "-n", TENANT, "-o", "name"];
+    let written = site.plane.kubectl(&written).await?;
+    anyhow::ensure!(written.trim().is_empty(), "{written}");
+    let search = json!({"kind": "refusal", "actor": "soc-bot"});
+    let found = client.must("search_audit_log", search).await?;
+    let refusals = found.structured["entries"].as_array().map_or(0, Vec::len);
+    anyhow::ensure!(refusals == 6, "{}", found.text);
+    Ok(())
+}
+
+async fn held_is_told() -> anyhow::Result<()> {
+    let mut site = Site::start(&["--hold-threshold", "1"]).await?;
+    let client = site
+        .agent("soc-bot", "Contain", Some("{devices: {all: true}}"))
+        .await?;
+    for name in ["ws-1", "ws-2"] {
+        site.enroll(name, "workstation").await?;
+        let id = &site.device(name).id;
+        let arguments = json!({"device_id": id, "reason": "lateral movement"});
+        client.must("isolate_device", arguments).await?;
+    }
+    let delete = ["delete", "isolations", "--all", "-n", TENANT];
+    site.plane.kubectl(&delete).await?;
+    let device = site.device("ws-1").id.clone();
+    let about = json!({"device_id": device});
+    let shown = eventually("a hold", PATIENCE, || async {
+        let shown = client.must("get_device", about.clone()).await?;
+        let held = shown.structured["held"]
+            .as_array()
+            .is_some_and(|held| held.len() == 1);
+        Ok(held.then_some(shown))
+    })
+    .await?;
+    let confirm = shown.structured["held"][0]["confirm"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let words: Vec<&str> = confirm.split(' ').collect();
+    let ["seawall", "release", "confirm", hold] = words[..] else {
+        anyhow::bail!("{}", shown.text);
+    };
+    let listed = client.must("list_isolations", about.clone()).await?;
+    let item = &listed.structured["isolations"][0];
+    anyhow::ensure!(item["held_until"] == confirm.as_str(), "{item}");
+    let releasing = json!({"device_id": device, "reason": "false alarm"});
+    let released = client.must("release_device", releasing).await?;
+    anyhow::ensure!(released.text.contains(&confirm), "{}", released.text);
+
+    site.seawall(&["release", "confirm", hold]).await?;
+    eventually("the release", PATIENCE, || async {
+        let shown = client.must("get_device", about.clone()).await?;
+        let free = shown.structured["isolated_by"] == json!([]);
+        Ok((free && shown.structured["held"].is_null()).then_some(()))
+    })
     .await
 }
 

@@ -16,7 +16,7 @@ use crate::domain::names::DeviceId;
 pub struct Intent {
     pub tool: Tool,
     pub target: Target,
-    /// For an isolation, how long it would last.
+    /// For an isolation, and for a policy that cuts off by its default, how long it would last.
     pub lasts: Lasts,
     /// It would let through what was not let through before.
     pub allows: bool,
@@ -306,14 +306,14 @@ fn length(principal: &Principal, intent: &Intent) -> Option<Refusal> {
         Lasts::For(_) => refusal(
             RefusalCode::TooLong,
             format!(
-                "{} isolates for at most {limit}: give a ttl of at most {limit}",
+                "{} isolates, also by a default of Deny, for at most {limit}: give a ttl of at most {limit}",
                 Scope(principal)
             ),
         ),
         Lasts::UntilDeleted => refusal(
             RefusalCode::EndRequired,
             format!(
-                "isolations of {} must end: give a ttl of at most {limit}",
+                "isolations and defaults of Deny of {} must end: give a ttl of at most {limit}",
                 Scope(principal)
             ),
         ),

@@ -89,6 +89,7 @@ fn view(member: &Member) -> DeviceView {
         enrolled_at: record.enrolled_at,
         last_seen: standing.last_seen,
         isolated_by: Vec::new(),
+        held: Vec::new(),
         policies: policies(member),
     }
 }

@@ -244,8 +244,21 @@ pub struct DeviceView {
     pub last_seen: Option<Timestamp>,
     /// Names of the Isolations that target it.
     pub isolated_by: Vec<String>,
+    /// Those of them that were deleted and are held in force.
+    #[serde(default)]
+    pub held: Vec<Held>,
     /// Names of the Policies that have rules on it.
     pub policies: Vec<String>,
+}
+
+/// An Isolation that was deleted in a mass release, and is in force until a person confirms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// The Isolation's name.
+    pub isolation: String,
+    /// The hold's id, which `seawall release confirm` takes.
+    pub hold: String,
 }
 
 /// Waits until a resource stands as it should, at most so long.
@@ -265,9 +278,18 @@ pub struct SettledQuery {
 /// A resource that nobody has written yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Preview {
-    Isolation { name: String, spec: IsolationSpec },
-    Policy { name: String, spec: PolicySpec },
+pub struct Preview {
+    /// The Kubernetes user of the agent that would write it.
+    pub written_by: String,
+    pub name: String,
+    pub resource: Unwritten,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Unwritten {
+    Isolation(IsolationSpec),
+    Policy(PolicySpec),
 }
 
 /// What would become of it.

@@ -48,13 +48,38 @@ pub fn read<T: DeserializeOwned>(
     }
     let value = Value::Object(arguments.clone());
     serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let description = properties
+            .and_then(|properties| properties.get(&path)?.get("description")?.as_str())
+            .map(|text| format!("; {path}: {text}"))
+            .unwrap_or_default();
         Failure::invalid(format!(
-            "{} can't read {}: {}",
+            "{} can't read {}: {}{description}",
             tool.name(),
-            clean(&error.path().to_string(), 128),
-            clean(&error.inner().to_string(), 512)
+            clean(&path, 128),
+            clean(&in_plain_words(&error.inner().to_string()), 512)
         ))
     })
+}
+
+/// What was expected, as JSON names it and not as this program does.
+fn in_plain_words(error: &str) -> String {
+    let Some((found, expected)) = error.rsplit_once(", expected ") else {
+        return error.to_owned();
+    };
+    let plain = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0",
+        "i32" | "i64" => "a whole number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        other if other.starts_with("struct ") => "an object",
+        other => other,
+    };
+    let found = found
+        .replace("type: map", "type: object")
+        .replace("type: sequence", "type: list");
+    format!("{found}, expected {plain}")
 }
 
 fn listed(names: &[&str]) -> String {
@@ -76,6 +101,12 @@ pub fn reason(text: &str) -> Result<String, Failure> {
         return Err(Failure::invalid(format!(
             "reason is longer than {MOST_REASON} characters: say it shorter"
         )));
+    }
+    let hidden = |c: char| c.is_ascii_control() && c != '\n' && c != '\t';
+    if reason.contains(hidden) {
+        return Err(Failure::invalid(
+            "reason must be plain text: no control characters but tab and newline",
+        ));
     }
     Ok(reason.to_owned())
 }
@@ -124,13 +155,19 @@ mod tests {
     #[test]
     fn an_argument_of_the_wrong_kind_is_named_with_what_is_expected() {
         let words = error(json!({"device_id": "x", "limit": "many"}));
-        assert!(words.starts_with("get_device can't read limit: invalid type: string"));
+        let expected = "get_device can't read limit: invalid type: string \"many\", expected a whole number from 0";
+        assert_eq!(words, expected);
+        let words = error(json!({"device_id": ["x"]}));
+        let expected = "get_device can't read device_id: invalid type: list, expected a string; device_id: The device's id, such as list_devices gives.";
+        assert_eq!(words, expected);
     }
 
     #[test]
     fn a_reason_says_something() {
         assert_eq!(reason("  exfiltration "), Ok("exfiltration".into()));
         assert!(reason(" \n\t").is_err());
+        assert!(reason("beaconing\u{1b}[2J").is_err());
+        assert!(reason("beaconing\nto 203.0.113.7").is_ok());
         assert!(reason(&"x".repeat(1025)).is_err());
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use rmcp::model::JsonObject;
@@ -18,16 +18,11 @@ use super::{arguments, tools};
 use crate::access::decide::Decide;
 use crate::access::rates::Rates;
 use crate::access::{Circumstances, Decision, Intent, Principal, Rate, RefusalCode, Tool};
-use crate::domain::names::{DeviceId, ObjectKey};
-use crate::local::Kind;
+use crate::domain::names::DeviceId;
 use crate::local::client::Client;
 use crate::local::types::{
-    AgentAct, AgentRecord, DeviceView, NOT_FOUND, Outcome, Program, SettledQuery, Standing,
-    Touched, UNAVAILABLE,
+    AgentAct, AgentRecord, DeviceView, NOT_FOUND, Outcome, Program, Touched, UNAVAILABLE,
 };
-
-/// The longest wait for what was written to be in force.
-const SETTLE: Duration = Duration::from_secs(5);
 
 /// What all calls share.
 pub struct Shared {
@@ -288,26 +283,6 @@ impl Call {
             }
         }
         answer
-    }
-
-    /// Waits until what was written is in force, or what is `gone` no more, and says how it stands.
-    pub async fn settled(
-        &self,
-        kind: Kind,
-        name: &str,
-        uid: String,
-        generation: i64,
-        gone: bool,
-    ) -> Result<Standing, Failure> {
-        let resource = ObjectKey::new(&self.principal.tenant, name);
-        let query = SettledQuery {
-            uid,
-            generation,
-            gone,
-            timeout_ms: u64::try_from(SETTLE.as_millis()).unwrap_or(u64::MAX),
-        };
-        let standing = self.shared.operator.settled(kind, &resource, &query);
-        Ok(standing.await?)
     }
 
     fn record(&self, what: AgentAct) -> AgentRecord {

@@ -19,6 +19,8 @@ use crate::local::client::Client;
 use crate::local::types::{Problem, UNAVAILABLE};
 
 const SESSION: &str = "mcp-session-id";
+/// As JSON-RPC numbers it.
+const PARSE_ERROR: i32 = -32700;
 /// Requests that are being answered at one time; streams count until their first byte.
 const MOST_AT_ONCE: usize = 512;
 
@@ -71,6 +73,28 @@ pub async fn authenticate(
         principal: Arc::new(principal),
     });
     KEY.scope(key_hash, next.run(request)).await
+}
+
+/// A body that is no message of the protocol is the caller's error in JSON-RPC's own terms, which its
+/// client shows; the protocol's layer calls it an unsupported media type.
+pub async fn explain_body(request: Request, next: Next) -> Response {
+    let json = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let response = next.run(request).await;
+    if !json || response.status() != StatusCode::UNSUPPORTED_MEDIA_TYPE {
+        return response;
+    }
+    let error = json!({
+        "jsonrpc": "2.0",
+        "id": null,
+        "error": {
+            "code": PARSE_ERROR,
+            "message": "the body is no JSON-RPC message: send one object with jsonrpc, id, method and params",
+        },
+    });
+    (StatusCode::BAD_REQUEST, Json(error)).into_response()
 }
 
 /// Requests of revisions without sessions name their revision.

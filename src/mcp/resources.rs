@@ -89,6 +89,12 @@ pub fn written_by<K: Resource>(object: &K) -> Option<&str> {
     annotations.get(stamps::WRITTEN_BY).map(String::as_str)
 }
 
+/// Why the agent wrote it, as its stamp tells.
+pub fn reason<K: Resource>(object: &K) -> Option<&str> {
+    let annotations = object.meta().annotations.as_ref()?;
+    annotations.get(stamps::REASON).map(String::as_str)
+}
+
 pub fn is_own<K: Resource>(principal: &Principal, object: &K) -> bool {
     written_by(object) == Some(&principal.user)
 }

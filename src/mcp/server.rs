@@ -21,7 +21,7 @@ use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use super::call::Shared;
 use super::cluster::Cluster;
-use super::front::{Front, authenticate};
+use super::front::{Front, authenticate, explain_body};
 use super::handler::Handler;
 use super::metrics::Metrics;
 use super::sessions::Sessions;
@@ -101,6 +101,7 @@ impl Server {
         let front = Arc::new(Front::new(operator, sessions.clone(), metrics));
         let router = Router::new()
             .route_service("/mcp", protocol)
+            .layer(middleware::from_fn(explain_body))
             .layer(RequestBodyTimeoutLayer::new(BODY_IN))
             .layer(middleware::from_fn_with_state(front, authenticate))
             .route("/live", get(|| async { "live\n" }))

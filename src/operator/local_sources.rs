@@ -22,7 +22,7 @@ use crate::domain::verdict::Acceptance;
 use crate::domain::world::{Resource, World};
 use crate::fleet::Fleet;
 use crate::local::types::{
-    DeviceView, Preview, Previewed, Problem, SettledQuery, Standing, VerifyReport,
+    DeviceView, Held, Preview, Previewed, Problem, SettledQuery, Standing, Unwritten, VerifyReport,
 };
 use crate::local::{Devices, Kind, Scopes, Standings, socket};
 use crate::reconcile::view::View;
@@ -71,16 +71,24 @@ impl Devices for LocalDevices {
     fn of_tenant(&self, tenant: &str) -> Option<Vec<DeviceView>> {
         let view = self.views.borrow().clone()?;
         let mut isolated: BTreeMap<&DeviceId, Vec<String>> = BTreeMap::new();
+        let mut held: BTreeMap<&DeviceId, Vec<Held>> = BTreeMap::new();
         for (key, verdict) in &view.compiled.verdicts.isolations {
             if let Some(device) = &verdict.device
                 && verdict.acceptance == Acceptance::Accepted
             {
                 isolated.entry(device).or_default().push(key.name.clone());
+                if let Some(hold) = view.holds.get(&verdict.uid) {
+                    held.entry(device).or_default().push(Held {
+                        isolation: key.name.clone(),
+                        hold: hold.clone(),
+                    });
+                }
             }
         }
         let mut devices = self.fleet.view(Some(tenant));
         for device in &mut devices {
-            device.isolated_by = isolated.get(&device.id).cloned().unwrap_or_default();
+            device.isolated_by = isolated.remove(&device.id).unwrap_or_default();
+            device.held = held.remove(&device.id).unwrap_or_default();
         }
         Some(devices)
     }
@@ -184,10 +192,16 @@ impl Standings for LocalStandings {
 /// What would become of a resource that nobody has written yet.
 fn compiled_with(mut world: World, tenant: &str, preview: Preview) -> Previewed {
     let now = Timestamp::now();
-    match preview {
-        Preview::Isolation { name, spec } => {
-            let key = ObjectKey::new(tenant, name);
-            world.isolations.insert(key.clone(), unwritten(spec));
+    let Preview {
+        written_by,
+        name,
+        resource,
+    } = preview;
+    let key = ObjectKey::new(tenant, name);
+    match resource {
+        Unwritten::Isolation(spec) => {
+            let unwritten = unwritten(spec, written_by);
+            world.isolations.insert(key.clone(), unwritten);
             let verdict = compile(&world, now).verdicts.isolations.remove(&key);
             let verdict = verdict.unwrap_or_default();
             let devices = verdict.peers.len() + usize::from(verdict.device.is_some());
@@ -197,9 +211,9 @@ fn compiled_with(mut world: World, tenant: &str, preview: Preview) -> Previewed 
                 devices,
             )
         }
-        Preview::Policy { name, spec } => {
-            let key = ObjectKey::new(tenant, name);
-            world.policies.insert(key.clone(), unwritten(spec));
+        Unwritten::Policy(spec) => {
+            let unwritten = unwritten(spec, written_by);
+            world.policies.insert(key.clone(), unwritten);
             let verdict = compile(&world, now).verdicts.policies.remove(&key);
             let verdict = verdict.unwrap_or_default();
             let obstacle = verdict.not_enforceable.first().map(String::as_str);
@@ -208,11 +222,11 @@ fn compiled_with(mut world: World, tenant: &str, preview: Preview) -> Previewed 
     }
 }
 
-fn unwritten<Spec>(spec: Spec) -> Resource<Spec> {
+fn unwritten<Spec>(spec: Spec, written_by: String) -> Resource<Spec> {
     Resource {
         uid: "preview".to_owned(),
         generation: 1,
-        written_by: None,
+        written_by: Some(written_by),
         spec,
     }
 }

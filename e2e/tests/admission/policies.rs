@@ -14,6 +14,10 @@ pub fn all() -> Vec<Trial> {
             "an agent's policy reaches no further than the scope's targets",
             subjects,
         ),
+        case(
+            "an agent's default of Deny ends when the scope's isolations have to",
+            default_of_deny,
+        ),
         case("a Manage scope allows, for its targets", managing),
         case(
             "an agent turns off and deletes what it wrote, also when its scope was narrowed",
@@ -64,6 +68,48 @@ async fn tightening() -> anyhow::Result<()> {
     agent.caller.merge(&tight, "", &disabled).await?;
     agent.caller.delete(&tight).await?;
     Ok(())
+}
+
+async fn default_of_deny() -> anyhow::Result<()> {
+    let tenant = Tenant::new("scope-default-deny").await?;
+    let mut scope = containing(&[DEVICE]);
+    scope["limits"] = json!({"maxIsolation": "1h"});
+    let agent = tenant.agent("bot", scope, &[DEVICE]).await?;
+    let policy = |name: &str, end: Option<i64>, mode: &str| {
+        let end = end.map(in_minutes);
+        let mut spec = json!({
+            "subjects": {"devices": {"ids": [DEVICE]}},
+            "default": {"egress": "Deny"},
+            "mode": mode,
+        });
+        if let Some(end) = end {
+            spec["expiresAt"] = end.into();
+        }
+        agent.object("Policy", name, spec)
+    };
+    let endless = policy("endless", None, "Enforce");
+    let words = "the ApiKeyScope bot allows defaults of Deny for at most 1h: give expiresAt";
+    assert_refused(agent.caller.create(&endless).await, words);
+    let late = policy("late", Some(65), "Enforce");
+    let words = "allows defaults of Deny for at most 1h: give an earlier expiresAt";
+    assert_refused(agent.caller.create(&late).await, words);
+    let observed = policy("observed", None, "Observe");
+    agent.caller.create(&observed).await?;
+    let words = "allows defaults of Deny for at most 1h: give expiresAt";
+    let enforced = json!({"spec": {"mode": "Enforce"}});
+    assert_refused(agent.caller.merge(&observed, "", &enforced).await, words);
+    let short = policy("short", Some(55), "Enforce");
+    agent.caller.create(&short).await?;
+    let prolonged = json!({"spec": {"expiresAt": in_minutes(90)}});
+    let words = "give an earlier expiresAt";
+    assert_refused(agent.caller.merge(&short, "", &prolonged).await, words);
+    agent.caller.delete(&short).await?;
+    Ok(())
+}
+
+fn in_minutes(minutes: i64) -> String {
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(minutes);
+    end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 async fn subjects() -> anyhow::Result<()> {

@@ -25,7 +25,7 @@ use seawall::domain::world::Resource;
 use seawall::local::client::Client;
 use seawall::local::types::{
     AgentRecord, Appended, AuditEntry, AuditPage, AuditQuery, DeviceReadBack, DeviceView, Preview,
-    Previewed, Problem, SettledQuery, Standing, VerifyReport,
+    Previewed, Problem, SettledQuery, Standing, Unwritten, VerifyReport,
 };
 use seawall::local::{self, AuditTrail, Devices, Kind, Scopes, Sources, Standings};
 use seawall::mcp::{Cluster, Server, Settings};
@@ -94,6 +94,7 @@ fn device(tenant: &str, id: &str) -> DeviceView {
         enrolled_at: Timestamp::UNIX_EPOCH,
         last_seen: None,
         isolated_by: Vec::new(),
+        held: Vec::new(),
         policies: Vec::new(),
     }
 }
@@ -162,11 +163,11 @@ impl Standings for Operator {
 
     async fn preview(&self, _: &str, preview: &Preview) -> Result<Previewed, Problem> {
         let protected = self.protected.lock().expect("not poisoned").clone();
-        let cuts = match preview {
-            Preview::Isolation { spec, .. } => {
+        let cuts = match &preview.resource {
+            Unwritten::Isolation(spec) => {
                 protected.is_some() && spec.target.device == protected.map(String::from)
             }
-            Preview::Policy { .. } => false,
+            Unwritten::Policy(_) => false,
         };
         let words = "this device runs the operator, which would be cut off";
         Ok(Previewed {

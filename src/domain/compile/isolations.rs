@@ -132,26 +132,36 @@ impl<'w> Draft<'w> {
     }
 
     fn isolate(&mut self, target: &DeviceId, in_force: &[InForce<'_>]) {
-        let mut all = in_force
-            .iter()
-            .map(|isolation| isolation.management.clone());
-        let first = all.next().unwrap_or_default();
-        let management = all.fold(first, |so_far, next| intersection(&so_far, &next));
-        for isolation in in_force {
-            for peer in &isolation.peers {
-                let dropped = self.addresses.dropped_by(peer, target);
-                let own = self.addresses.of_device(peer);
-                let paths = management
-                    .iter()
-                    .filter_map(|rule| path(rule, &own, &dropped));
-                let state = self.compiled.state(peer);
-                state.quarantine_paths.extend(paths);
-                state.quarantined.extend(dropped);
-                state.sources.insert(isolation.source.clone());
-            }
+        let peers = in_force.iter().flat_map(|isolation| &isolation.peers);
+        let peers: BTreeSet<&DeviceId> = peers.collect();
+        // A peer of another tenant keeps the system's isolations alone, whatever the target's tenant adds.
+        let mut allowed: BTreeMap<Vec<bool>, BTreeSet<ManagementRule>> = BTreeMap::new();
+        for peer in peers {
+            let keeps = in_force
+                .iter()
+                .map(|isolation| isolation.peers.contains(peer));
+            let keeps: Vec<bool> = keeps.collect();
+            let kept = || in_force.iter().zip(&keeps).filter(|(_, keeps)| **keeps);
+            let kept = || kept().map(|(isolation, _)| isolation);
+            let management = allowed
+                .entry(keeps.clone())
+                .or_insert_with(|| all_of_them_allow(kept()));
+            let dropped = self.addresses.dropped_by(peer, target);
+            let own = self.addresses.of_device(peer);
+            let paths = management
+                .iter()
+                .filter_map(|rule| path(rule, &own, &dropped));
+            let state = self.compiled.state(peer);
+            state.quarantine_paths.extend(paths);
+            state.quarantined.extend(dropped);
+            state
+                .sources
+                .extend(kept().map(|isolation| isolation.source.clone()));
         }
         let state = self.compiled.state(target);
-        state.isolation = Some(SelfIsolation { management });
+        state.isolation = Some(SelfIsolation {
+            management: all_of_them_allow(in_force.iter()),
+        });
         let sources = in_force.iter().map(|isolation| isolation.source.clone());
         state.sources.extend(sources);
         for isolation in in_force {
@@ -164,6 +174,15 @@ impl<'w> Draft<'w> {
             }
         }
     }
+}
+
+/// The management paths that all of these isolations of one target have.
+fn all_of_them_allow<'a>(
+    isolations: impl Iterator<Item = &'a InForce<'a>>,
+) -> BTreeSet<ManagementRule> {
+    let mut all = isolations.map(|isolation| &isolation.management);
+    let first = all.next().cloned().unwrap_or_default();
+    all.fold(first, |so_far, next| intersection(&so_far, next))
 }
 
 fn source(key: &ObjectKey, isolation: &Resource<IsolationSpec>) -> Source {

@@ -27,6 +27,7 @@ use super::names::DeviceId;
 use super::verdict::{Acceptance, Reason, Verdicts};
 use super::world::World;
 use addresses::Addresses;
+pub use width::widest;
 
 /// What follows from the facts.
 #[derive(Clone, Debug, Default, PartialEq)]

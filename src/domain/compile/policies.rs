@@ -91,7 +91,7 @@ impl<'w> Draft<'w> {
             ));
         }
         if policy.written_by.is_some() {
-            self.judge_agents_rules(key, spec)?;
+            self.judge_agents_policy(key, spec, &subjects.devices)?;
         }
         if speaks_of_nobody(spec, &subjects) {
             return Err(Acceptance::Waiting {

@@ -1,50 +1,76 @@
-//! What an agent's Deny must not name: too much at once, and what the rest depends on. People may; a
-//! default of Deny, the usual form of an allow-list, is nobody's Deny rule and is not looked at.
+//! What an agent's Policy must not cut: too much at once, and what the rest depends on. People may. A
+//! default of Deny cuts a device off as an isolation does, so it is judged as one: by the device it is
+//! for. How long it may last is the API server's to say, which knows the agent's scope.
+
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
 use super::protected::protected_in;
 use super::rules::networks;
 use super::{Draft, refused};
-use crate::api::{Action, PolicyRule, PolicySpec};
-use crate::domain::names::ObjectKey;
+use crate::api::policy::DefaultAction;
+use crate::api::{Action, Mode, PolicyRule, PolicySpec};
+use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::{Acceptance, Reason};
 
-/// A network of fewer bits than these is refused.
-const WIDEST_V4: u8 = 8;
-const WIDEST_V6: u8 = 16;
+/// A network of fewer bits than these is a person's to block.
+pub const WIDEST_V4: u8 = 16;
+pub const WIDEST_V6: u8 = 32;
+
+/// The fewest bits of a network of this family that an agent may block.
+pub fn widest(network: &IpNet) -> u8 {
+    match network {
+        IpNet::V4(_) => WIDEST_V4,
+        IpNet::V6(_) => WIDEST_V6,
+    }
+}
 
 impl Draft<'_> {
-    pub(super) fn judge_agents_rules(
+    /// `devices` are the Policy's subjects.
+    pub(super) fn judge_agents_policy(
         &self,
         key: &ObjectKey,
         spec: &PolicySpec,
+        devices: &BTreeSet<DeviceId>,
     ) -> Result<(), Acceptance> {
-        let mut denying = spec.rules.iter().filter(|rule| rule.action == Action::Deny);
-        denying.try_for_each(|rule| self.judge_agents_deny(key, rule))
+        let denying = || spec.rules.iter().filter(|rule| rule.action == Action::Deny);
+        denying().try_for_each(|rule| self.judge_agents_deny(key, rule))?;
+        judge_together(denying())?;
+        self.judge_agents_default(spec, devices)
+    }
+
+    fn judge_agents_default(
+        &self,
+        spec: &PolicySpec,
+        devices: &BTreeSet<DeviceId>,
+    ) -> Result<(), Acceptance> {
+        if spec.mode == Mode::Observe || !denies_by_default(spec) {
+            return Ok(());
+        }
+        for device in devices {
+            if let Some(what) = self.addresses.protected(device) {
+                return Err(refused(
+                    Reason::WouldCutOperator,
+                    format!(
+                        "a default of Deny would cut off {device}: {what}; name other devices, or ask a person to write this Policy"
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn judge_agents_deny(&self, key: &ObjectKey, rule: &PolicyRule) -> Result<(), Acceptance> {
-        let too_wide = |what: &str, widest: u8| {
-            refused(
-                Reason::TooWide,
-                format!(
-                    "rule {}: an agent may block networks of /{widest} or narrower, not {what}: a person can write this Policy",
-                    rule.name
-                ),
-            )
-        };
         if rule.peers.any {
-            return Err(too_wide("any", WIDEST_V4));
+            return Err(too_wide(&format!("rule {}", rule.name), "any", WIDEST_V4));
         }
         let written = networks(&rule.peers).unwrap_or_default();
         for network in &written {
-            let widest = match network {
-                IpNet::V4(_) => WIDEST_V4,
-                IpNet::V6(_) => WIDEST_V6,
-            };
+            let widest = widest(network);
             if network.prefix_len() < widest {
-                return Err(too_wide(&network.to_string(), widest));
+                let rule = format!("rule {}", rule.name);
+                return Err(too_wide(&rule, &network.to_string(), widest));
             }
         }
         self.judge_reach(key, rule, &written)
@@ -82,4 +108,33 @@ impl Draft<'_> {
         }
         Ok(())
     }
+}
+
+/// Many narrow networks side by side are a wide one.
+fn judge_together<'a>(denying: impl Iterator<Item = &'a PolicyRule>) -> Result<(), Acceptance> {
+    let written: Vec<IpNet> = denying
+        .flat_map(|rule| networks(&rule.peers).unwrap_or_default())
+        .collect();
+    for network in IpNet::aggregate(&written) {
+        let widest = widest(&network);
+        if network.prefix_len() < widest {
+            return Err(too_wide("its rules together", &network.to_string(), widest));
+        }
+    }
+    Ok(())
+}
+
+fn too_wide(which: &str, what: &str, widest: u8) -> Acceptance {
+    refused(
+        Reason::TooWide,
+        format!(
+            "{which}: an agent may block networks of /{widest} or narrower, not {what}: a person can write this Policy"
+        ),
+    )
+}
+
+fn denies_by_default(spec: &PolicySpec) -> bool {
+    spec.default.is_some_and(|default| {
+        [default.egress, default.ingress].contains(&Some(DefaultAction::Deny))
+    })
 }

@@ -18,9 +18,10 @@ use crate::api::{
     Action as RuleAction, DeviceSelector, Direction, Mode, Peers, Policy, PolicyRule, PolicySpec,
     Subjects,
 };
+use crate::domain::compile;
 use crate::domain::names::DeviceId;
 use crate::local::Kind;
-use crate::local::types::Preview;
+use crate::local::types::Unwritten;
 use crate::mcp::answer::{Failure, Reply};
 use crate::mcp::call::{Action, Call, Done};
 use crate::mcp::text::clean;
@@ -115,7 +116,7 @@ impl Scope {
     }
 }
 
-/// An address or a network that is not too wide to be blocked.
+/// An address or a network that is not too wide to be blocked, and that traffic between hosts goes to.
 pub fn destination(text: &str) -> Result<IpNet, Failure> {
     let text = text.trim();
     let network = match (text.parse::<IpAddr>(), text.parse::<IpNet>()) {
@@ -137,9 +138,13 @@ pub fn destination(text: &str) -> Result<IpNet, Failure> {
             network.addr()
         )));
     }
-    let (widest, alone) = match network {
-        IpNet::V4(_) => (8, 16),
-        IpNet::V6(_) => (16, 32),
+    if let Some(what) = no_destination(&network) {
+        return Err(Failure::invalid(format!("destination {network} {what}")));
+    }
+    let alone = compile::widest(&network);
+    let widest = match network {
+        IpNet::V4(_) => 8,
+        IpNet::V6(_) => 16,
     };
     let length = network.prefix_len();
     if length < widest {
@@ -157,6 +162,28 @@ pub fn destination(text: &str) -> Result<IpNet, Failure> {
         ));
     }
     Ok(network)
+}
+
+/// Why blocking the network would do nothing, in words.
+fn no_destination(network: &IpNet) -> Option<String> {
+    let address = network.addr();
+    let canonical = address.to_canonical();
+    if address != canonical {
+        return Some(format!(
+            "is an IPv4 address in IPv6's form: write {canonical}"
+        ));
+    }
+    let reserved = match address {
+        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unspecified() && network.prefix_len() > 0,
+    };
+    if address.is_loopback() {
+        Some("is a host's own loopback, whose traffic leaves no host and is not filtered: give an address of another host".into())
+    } else if reserved && network.prefix_len() >= 8 {
+        Some("is no address of a host: give one that traffic goes to".into())
+    } else {
+        None
+    }
 }
 
 pub async fn run(call: &Call) -> Result<Reply, Failure> {
@@ -182,11 +209,8 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
         scope,
         dry_run: input.dry_run,
     };
-    let preview = Preview::Policy {
-        name: wanted.name.clone(),
-        spec: wanted.spec.clone(),
-    };
-    let points = settle::preview(call, preview).await?;
+    let resource = Unwritten::Policy(wanted.spec.clone());
+    let points = settle::preview(call, &wanted.name, resource).await?;
     let action = call.begin(&reason, input.dry_run).await?;
     let done = write(call, &action, &wanted, &reason, points).await;
     call.end(action, done).await
@@ -374,6 +398,13 @@ mod tests {
             ("10.0.0.1/16", "invalid", "write the network 10.0.0.0/16"),
             ("10.0.0.0/15", "needs_approval", "ask a person"),
             ("2001::/31", "needs_approval", "ask a person"),
+            ("127.0.0.1", "invalid", "own loopback"),
+            ("127.0.0.0/8", "invalid", "own loopback"),
+            ("::1", "invalid", "own loopback"),
+            ("0.0.0.0", "invalid", "no address of a host"),
+            ("::", "invalid", "no address of a host"),
+            ("255.255.255.255", "invalid", "no address of a host"),
+            ("::ffff:203.0.113.7", "invalid", "write 203.0.113.7"),
             ("0.0.0.0/0", "too_wide", "nobody may block"),
             ("::/0", "too_wide", "nobody may block"),
         ] {

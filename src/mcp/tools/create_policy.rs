@@ -1,7 +1,9 @@
 //! `create_policy`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::Api;
 use rmcp::model::Tool as Definition;
 use schemars::JsonSchema;
@@ -9,12 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::describe;
 use super::settle::{self, InForce, Points};
+use crate::access::decide::Lasts;
 use crate::access::{Intent, Target, Tool};
 use crate::api::policy::DefaultAction;
-use crate::api::{Action as RuleAction, Policy, PolicySpec, Subjects};
+use crate::api::{Action as RuleAction, Mode, Policy, PolicySpec, Subjects};
 use crate::domain::names::DeviceId;
 use crate::local::Kind;
-use crate::local::types::Preview;
+use crate::local::types::Unwritten;
 use crate::mcp::answer::{Failure, Reply};
 use crate::mcp::call::{Action, Call, Done};
 use crate::mcp::{arguments, resources};
@@ -78,16 +81,14 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
     }
     let intent = Intent {
         target: target(&spec.subjects)?,
+        lasts: lasts(&spec, Timestamp::now()),
         allows: allows(&spec),
         dry_run: input.dry_run,
         ..Intent::of(call.tool)
     };
     call.permit(&intent).await?;
-    let preview = Preview::Policy {
-        name: input.name.clone(),
-        spec: spec.clone(),
-    };
-    let points = settle::preview(call, preview).await?;
+    let resource = Unwritten::Policy(spec.clone());
+    let points = settle::preview(call, &input.name, resource).await?;
     let action = call.begin(&reason, input.dry_run).await?;
     let done = write(
         call,
@@ -145,15 +146,28 @@ fn target(subjects: &Subjects) -> Result<Target, Failure> {
     )
 }
 
+/// A default of Deny cuts devices off, so that the scope's limit for isolations holds for it.
+fn lasts(spec: &PolicySpec, now: Timestamp) -> Lasts {
+    if spec.mode == Mode::Observe || !has_default(spec, DefaultAction::Deny) {
+        return Lasts::NotATime;
+    }
+    let Some(end) = spec.expires_at else {
+        return Lasts::UntilDeleted;
+    };
+    Lasts::For(Duration::try_from(end.duration_since(now)).unwrap_or_default())
+}
+
+fn has_default(spec: &PolicySpec, action: DefaultAction) -> bool {
+    spec.default
+        .is_some_and(|default| [default.egress, default.ingress].contains(&Some(action)))
+}
+
 fn allows(spec: &PolicySpec) -> bool {
     let by_rule = spec
         .rules
         .iter()
         .any(|rule| rule.action == RuleAction::Allow);
-    let by_default = spec.default.is_some_and(|default| {
-        [default.egress, default.ingress].contains(&Some(DefaultAction::Allow))
-    });
-    by_rule || by_default
+    by_rule || has_default(spec, DefaultAction::Allow)
 }
 
 async fn write(

@@ -41,8 +41,42 @@ pub struct Device {
     pub last_seen: Option<String>,
     /// Names of the Isolations that target it.
     pub isolated_by: Vec<String>,
+    /// Those of them that were deleted, many at once, and stay in force until a person confirms.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldIsolation>,
     /// Names of the Policies that have rules on it.
     pub policies: Vec<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct HeldIsolation {
+    isolation: String,
+    /// What a person runs to let it go.
+    confirm: String,
+}
+
+impl HeldIsolation {
+    pub fn of(view: &DeviceView) -> Vec<Self> {
+        let held = view.held.iter();
+        held.map(|held| Self {
+            isolation: clean(&held.isolation, MOST_TEXT),
+            confirm: confirm(&held.hold),
+        })
+        .collect()
+    }
+
+    /// For the text of an answer.
+    pub fn sentence(&self) -> String {
+        format!(
+            " {} was deleted together with many others and stays in force until a person confirms: {}.",
+            self.isolation, self.confirm
+        )
+    }
+}
+
+/// How a person lets go what a hold keeps.
+pub fn confirm(hold: &str) -> String {
+    format!("seawall release confirm {hold}")
 }
 
 const MOST_TEXT: usize = 256;
@@ -51,6 +85,7 @@ const MOST_LISTED: usize = 100;
 impl From<DeviceView> for Device {
     fn from(view: DeviceView) -> Self {
         let text = |text: &str| clean(text, MOST_TEXT);
+        let held = HeldIsolation::of(&view);
         let list = |list: &[String]| list.iter().take(MOST_LISTED).map(|t| text(t)).collect();
         Self {
             id: view.id.into(),
@@ -70,6 +105,7 @@ impl From<DeviceView> for Device {
             enrolled_at: view.enrolled_at.to_string(),
             last_seen: view.last_seen.map(|at| at.to_string()),
             isolated_by: list(&view.isolated_by),
+            held,
             policies: list(&view.policies),
         }
     }
@@ -118,11 +154,12 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
     } else {
         "not up to date"
     };
-    let text = format!(
-        "{}, {state}; addresses {}; policies {}",
+    let mut text = format!(
+        "{}, {state}; addresses {}; policies {}.",
         device.line(),
         device.addresses.join(", "),
         device.policies.len()
     );
+    text.extend(device.held.iter().map(HeldIsolation::sentence));
     Ok(Reply::new(&device, text))
 }

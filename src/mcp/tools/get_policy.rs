@@ -7,9 +7,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::describe;
-use super::settle::Points;
+use super::settle::{self, InForce, Points};
 use crate::access::{Principal, Tool};
 use crate::api::{Mode, Policy, PolicySpec};
+use crate::local::Kind;
+use crate::local::types::Standing;
 use crate::mcp::answer::{Failure, Reply};
 use crate::mcp::call::Call;
 use crate::mcp::resources;
@@ -30,6 +32,9 @@ pub struct Shown {
     pub written_by: String,
     /// This agent wrote it and can disable it.
     pub own: bool,
+    /// Why it was written, if an agent wrote it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     pub created_at: Option<String>,
     /// Enforcement points that the subjects choose.
     pub points: Points,
@@ -72,6 +77,7 @@ impl Shown {
             state: state(&policy),
             written_by: resources::author(&policy),
             own: resources::is_own(principal, &policy),
+            reason: resources::reason(&policy).map(|reason| clean(reason, 1024)),
             created_at: policy.creation_timestamp().map(|at| at.0.to_string()),
             points: Points {
                 matched: count(coverage.matched),
@@ -86,6 +92,19 @@ impl Shown {
                 ..policy.spec
             },
         }
+    }
+
+    /// As the operator knows it now, which the stored status follows.
+    fn stands(&mut self, standing: &Standing) {
+        self.points = Points::from(standing);
+        self.message = clean(&standing.message, 512);
+        self.state = match (self.state, settle::in_force(standing)) {
+            (State::Disabled | State::Expired, _) => self.state,
+            (_, InForce::NotAccepted) => State::NotAccepted,
+            _ if self.spec.mode == Mode::Observe => State::Observing,
+            (_, InForce::Everywhere) => State::InForce,
+            _ => State::Pending,
+        };
     }
 
     /// The policy in one line of text.
@@ -139,7 +158,11 @@ pub fn define() -> Definition {
 pub async fn run(call: &Call) -> Result<Reply, Failure> {
     let input: Input = call.arguments()?;
     let policy = find(call, &input.name).await?;
-    let shown = Shown::new(&call.principal, policy);
+    let standing = settle::now(call, Kind::Policy, &policy).await;
+    let mut shown = Shown::new(&call.principal, policy);
+    if let Some(standing) = standing {
+        shown.stands(&standing);
+    }
     let text = shown.line();
     Ok(Reply::new(&shown, text))
 }

@@ -14,7 +14,7 @@ use crate::access::{Intent, Target as Means, Tool};
 use crate::api::{Isolation, IsolationSpec, ManagementPath, Probes, Target};
 use crate::domain::names::DeviceId;
 use crate::local::Kind;
-use crate::local::types::{Preview, Standing};
+use crate::local::types::{Standing, Unwritten};
 use crate::mcp::answer::{Failure, Reply};
 use crate::mcp::call::{Action, Call, Done};
 use crate::mcp::{arguments, resources};
@@ -102,11 +102,8 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
         device,
         dry_run: input.dry_run,
     };
-    let preview = Preview::Isolation {
-        name: wanted.name.clone(),
-        spec: wanted.spec.clone(),
-    };
-    let points = settle::preview(call, preview).await?;
+    let resource = Unwritten::Isolation(wanted.spec.clone());
+    let points = settle::preview(call, &wanted.name, resource).await?;
     let action = call.begin(&reason, input.dry_run).await?;
     let done = isolate(call, &action, &wanted, points).await;
     call.end(action, done).await

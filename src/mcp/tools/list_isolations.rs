@@ -6,10 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::describe;
+use super::get_device::confirm;
 use super::settle::Points;
 use crate::access::Tool;
 use crate::api::isolation::SelfState;
 use crate::api::{Isolation, Phase};
+use crate::domain::names::DeviceId;
+use crate::local::types::{DeviceView, Held};
 use crate::mcp::answer::{Failure, Reply};
 use crate::mcp::call::Call;
 use crate::mcp::page::{self, ResponseFormat};
@@ -54,6 +57,9 @@ struct Item {
     own: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
+    /// It was deleted together with many others and stays in force until a person runs this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<Detail>,
 }
@@ -84,18 +90,23 @@ pub fn define() -> Definition {
 
 pub async fn run(call: &Call) -> Result<Reply, Failure> {
     let input: Input = call.arguments()?;
-    let mut isolations = resources::all::<Isolation>(call).await?;
-    isolations.retain(|isolation| {
-        let target = isolation.spec.target.device.as_ref();
-        let wanted = input.device_id.is_none() || input.device_id.as_ref() == target;
-        wanted && (!input.own || resources::is_own(&call.principal, isolation))
-    });
+    let written = resources::all::<Isolation>(call).await?;
+    let written = written
+        .into_iter()
+        .filter(|isolation| !input.own || resources::is_own(&call.principal, isolation))
+        .map(|isolation| Found::Written(Box::new(isolation)));
+    let mut found: Vec<Found> = written.collect();
+    if !input.own {
+        found.extend(held(call).await?);
+    }
+    found.retain(|found| input.device_id.is_none() || input.device_id.as_deref() == found.device());
+    found.sort_by_key(Found::name);
     let (page, lines) = page::cut(
-        isolations,
+        found,
         input.cursor.as_deref(),
         input.limit,
-        ResourceExt::name_any,
-        |isolation| show(call, &isolation, input.response_format),
+        Found::name,
+        |found| show(call, &found, input.response_format),
     )?;
     let cursor = page.next_cursor.as_deref();
     let text = page::heading(page.items.len(), "isolation", cursor) + &lines;
@@ -106,7 +117,73 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
     Ok(Reply::new(&output, text))
 }
 
-fn show(call: &Call, isolation: &Isolation, format: ResponseFormat) -> (Item, String) {
+/// What isolates.
+enum Found {
+    Written(Box<Isolation>),
+    /// Deleted, and held in force.
+    Held {
+        device: DeviceId,
+        held: Held,
+    },
+}
+
+impl Found {
+    fn name(&self) -> String {
+        match self {
+            Self::Written(isolation) => isolation.name_any(),
+            Self::Held { held, .. } => held.isolation.clone(),
+        }
+    }
+
+    fn device(&self) -> Option<&str> {
+        match self {
+            Self::Written(isolation) => isolation.spec.target.device.as_deref(),
+            Self::Held { device, .. } => Some(device.as_str()),
+        }
+    }
+}
+
+/// Those that the API server has no more.
+async fn held(call: &Call) -> Result<Vec<Found>, Failure> {
+    let devices = call.shared.operator.devices(&call.principal.tenant).await?;
+    let held = devices.into_iter().flat_map(|view| {
+        let DeviceView { id, held, .. } = view;
+        held.into_iter().map(move |held| Found::Held {
+            device: id.clone(),
+            held,
+        })
+    });
+    Ok(held.collect())
+}
+
+fn show(call: &Call, found: &Found, format: ResponseFormat) -> (Item, String) {
+    match found {
+        Found::Written(isolation) => show_written(call, isolation, format),
+        Found::Held { device, held } => show_held(device, held),
+    }
+}
+
+fn show_held(device: &DeviceId, held: &Held) -> (Item, String) {
+    let item = Item {
+        name: clean(&held.isolation, 253),
+        target: format!("device/{device}"),
+        phase: Phase::Isolated,
+        written_by: "deleted".to_owned(),
+        own: false,
+        expires_at: None,
+        held_until: Some(confirm(&held.hold)),
+        detail: None,
+    };
+    let line = format!(
+        "{} {} deleted together with many others, in force until a person confirms: {}",
+        item.name,
+        item.target,
+        confirm(&held.hold)
+    );
+    (item, line)
+}
+
+fn show_written(call: &Call, isolation: &Isolation, format: ResponseFormat) -> (Item, String) {
     let status = isolation.status.clone().unwrap_or_default();
     let item = Item {
         name: isolation.name_any(),
@@ -115,6 +192,7 @@ fn show(call: &Call, isolation: &Isolation, format: ResponseFormat) -> (Item, St
         written_by: resources::author(isolation),
         own: resources::is_own(&call.principal, isolation),
         expires_at: isolation.spec.expires_at.map(|end| end.to_string()),
+        held_until: None,
         detail: (format == ResponseFormat::Detailed).then(|| detail(isolation)),
     };
     let line = format!(

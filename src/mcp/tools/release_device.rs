@@ -5,8 +5,8 @@ use rmcp::model::Tool as Definition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::describe;
-use super::settle;
+use super::get_device::HeldIsolation;
+use super::{describe, settle};
 use crate::access::{Intent, Target, Tool};
 use crate::api::Isolation;
 use crate::local::Kind;
@@ -36,6 +36,9 @@ struct Output {
     lifted_everywhere: bool,
     /// Isolations of others, which keep the device isolated.
     still_isolated_by: Vec<Remaining>,
+    /// Isolations of the device that were deleted before, and stay in force until a person confirms.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    held: Vec<HeldIsolation>,
     /// From the call to the answer.
     milliseconds: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -61,7 +64,8 @@ pub fn define() -> Definition {
 pub async fn run(call: &Call) -> Result<Reply, Failure> {
     let input: Input = call.arguments()?;
     let reason = arguments::reason(&input.reason)?;
-    let device = call.device(&input.device_id).await?.id.to_string();
+    let view = call.device(&input.device_id).await?;
+    let device = view.id.to_string();
     call.about(&device);
     let (own, others): (Vec<Isolation>, Vec<Isolation>) = resources::all::<Isolation>(call)
         .await?
@@ -92,24 +96,36 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
         call.permit(&intent).await?;
     }
     let action = call.begin(&reason, input.dry_run).await?;
-    let done = release(call, device, &own, &others, input.dry_run).await;
+    let found = Found {
+        own,
+        others,
+        held: HeldIsolation::of(&view),
+    };
+    let done = release(call, device, found, input.dry_run).await;
     call.end(action, done).await
+}
+
+/// The device's isolations.
+struct Found {
+    own: Vec<Isolation>,
+    others: Vec<Isolation>,
+    held: Vec<HeldIsolation>,
 }
 
 async fn release(
     call: &Call,
     device_id: String,
-    own: &[Isolation],
-    others: &[Isolation],
+    found: Found,
     dry_run: bool,
 ) -> Result<Done, Failure> {
+    let Found { own, others, held } = found;
     let api = resources::api::<Isolation>(call)?;
-    for isolation in own {
+    for isolation in &own {
         resources::delete(&api, isolation, dry_run).await?;
     }
     let (mut lifted, mut message) = (!dry_run, String::new());
     if !dry_run {
-        for isolation in own {
+        for isolation in &own {
             let standing = settle::lifted(call, Kind::Isolation, isolation).await;
             lifted &= standing
                 .as_ref()
@@ -131,6 +147,7 @@ async fn release(
                 written_by: resources::author(isolation),
             })
             .collect(),
+        held,
         milliseconds: call.milliseconds(),
         message,
         released,
@@ -170,6 +187,7 @@ impl Output {
                 other.name, other.written_by
             ));
         }
+        text.extend(self.held.iter().map(HeldIsolation::sentence));
         text
     }
 }

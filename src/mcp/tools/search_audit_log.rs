@@ -17,9 +17,8 @@ use crate::mcp::text::clean;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Input {
-    /// Only entries of this kind: intent, outcome, refusal, read, resource_change, gap, enforcement,
-    /// device, hold, key or service.
-    kind: Option<String>,
+    /// Only entries of this kind.
+    kind: Option<EntryKind>,
     /// Only what this agent or Kubernetes user did.
     actor: Option<String>,
     /// Only entries that contain this text, such as a device's id or an intent's.
@@ -35,6 +34,40 @@ struct Input {
     /// concise (default): index, time, kind, actor and a line; detailed: the whole entries.
     #[serde(default)]
     response_format: ResponseFormat,
+}
+
+/// What an entry tells of.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum EntryKind {
+    Intent,
+    Outcome,
+    Refusal,
+    Read,
+    ResourceChange,
+    Gap,
+    Enforcement,
+    Device,
+    Hold,
+    Service,
+}
+
+impl EntryKind {
+    /// As entries hold it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Intent => "intent",
+            Self::Outcome => "outcome",
+            Self::Refusal => "refusal",
+            Self::Read => "read",
+            Self::ResourceChange => "resource_change",
+            Self::Gap => "gap",
+            Self::Enforcement => "enforcement",
+            Self::Device => "device",
+            Self::Hold => "hold",
+            Self::Service => "service",
+        }
+    }
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -75,7 +108,7 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
     let input: Input = call.arguments()?;
     let before = input.cursor.as_deref().map(index_of).transpose()?;
     let query = AuditQuery {
-        kind: input.kind.clone(),
+        kind: input.kind.map(|kind| kind.as_str().to_owned()),
         actor: input.actor.clone(),
         text: input.text.clone(),
         since: time("since", input.since.as_deref())?,

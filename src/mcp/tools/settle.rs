@@ -1,17 +1,23 @@
 //! How something that was just written stands, as tools answer it; and what would become of something
 //! that is not written yet.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::access::span;
+use crate::domain::names::ObjectKey;
 use crate::local::Kind;
-use crate::local::types::{Preview, Standing};
+use crate::local::types::{Preview, SettledQuery, Standing, Unwritten};
 use crate::mcp::answer::Failure;
 use crate::mcp::call::Call;
 use crate::mcp::resources::Written;
+
+/// The longest wait for what was written to be in force.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// How far it is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -66,12 +72,17 @@ pub fn in_force(standing: &Standing) -> InForce {
 /// Waits until this version of the object is in force. An operator that can't be asked now does not
 /// undo the write, so it is no failure of the action.
 pub async fn written<K: Written>(call: &Call, kind: Kind, object: &K) -> Option<Standing> {
-    asked(settled(call, kind, object, false).await)
+    asked(settled(call, kind, object, false, SETTLE).await)
+}
+
+/// How this version of the object stands now; none when the operator can't say.
+pub async fn now<K: Written>(call: &Call, kind: Kind, object: &K) -> Option<Standing> {
+    asked(settled(call, kind, object, false, Duration::ZERO).await)
 }
 
 /// Waits until the object, which was deleted or disabled in this version, is in force nowhere.
 pub async fn lifted<K: Written>(call: &Call, kind: Kind, object: &K) -> Option<Standing> {
-    asked(settled(call, kind, object, true).await)
+    asked(settled(call, kind, object, true, SETTLE).await)
 }
 
 async fn settled<K: Written>(
@@ -79,11 +90,17 @@ async fn settled<K: Written>(
     kind: Kind,
     object: &K,
     gone: bool,
+    patience: Duration,
 ) -> Result<Standing, Failure> {
-    let uid = object.uid().unwrap_or_default();
-    let generation = object.meta().generation.unwrap_or_default();
-    call.settled(kind, &object.name_any(), uid, generation, gone)
-        .await
+    let query = SettledQuery {
+        uid: object.uid().unwrap_or_default(),
+        generation: object.meta().generation.unwrap_or_default(),
+        gone,
+        timeout_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+    };
+    let resource = ObjectKey::new(&call.principal.tenant, object.name_any());
+    let standing = call.shared.operator.settled(kind, &resource, &query);
+    Ok(standing.await?)
 }
 
 fn asked(standing: Result<Standing, Failure>) -> Option<Standing> {
@@ -94,9 +111,15 @@ fn asked(standing: Result<Standing, Failure>) -> Option<Standing> {
         .ok()
 }
 
-/// Refuses what the operator would not accept, such as a target that would cut the operator itself.
-pub async fn preview(call: &Call, preview: Preview) -> Result<usize, Failure> {
+/// Refuses what the operator would not accept of this agent, such as a target that would cut the
+/// operator itself; else, how many devices it would be for.
+pub async fn preview(call: &Call, name: &str, resource: Unwritten) -> Result<usize, Failure> {
     let tenant = &call.principal.tenant;
+    let preview = Preview {
+        written_by: call.principal.user.clone(),
+        name: name.to_owned(),
+        resource,
+    };
     let previewed = call.shared.operator.preview(tenant, &preview).await?;
     if previewed.accepted {
         return Ok(previewed.devices);
@@ -109,7 +132,7 @@ pub async fn preview(call: &Call, preview: Preview) -> Result<usize, Failure> {
 }
 
 /// When a `ttl` from now ends.
-pub fn end_of(ttl: Option<&str>) -> Result<Option<(std::time::Duration, Timestamp)>, Failure> {
+pub fn end_of(ttl: Option<&str>) -> Result<Option<(Duration, Timestamp)>, Failure> {
     let Some(ttl) = ttl else {
         return Ok(None);
     };
