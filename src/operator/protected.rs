@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use futures::StreamExt;
 use futures::stream::select_all;
 use ipnet::IpNet;
@@ -86,7 +86,9 @@ impl Protecting {
         let mut changes = select_all(streams);
         while let Some(next) = stop.run_until_cancelled(changes.next()).await {
             let Some((index, change)) = next else {
-                bail!("its watches ended");
+                // Asked to stop, the watches may end between the two looks of one poll.
+                ensure!(stop.is_cancelled(), "its watches ended");
+                return Ok(());
             };
             if let Some(known) = all.get_mut(index) {
                 known.take(change);
@@ -353,8 +355,33 @@ mod tests {
         ] {
             assert!(text.contains(line), "{text}");
         }
+        // As all tasks end together: the watches may be gone before this one has looked.
         stop.cancel();
+        drop((service, slice));
         running.await.expect("joined").expect("in order");
         assert!(health.borrow().waiting_for.is_empty());
+    }
+    #[tokio::test]
+    async fn watches_that_end_by_themselves_are_a_failure_and_those_that_were_asked_to_are_not() {
+        for asked in [false, true] {
+            let (changes, receiver) = mpsc::channel(1);
+            drop(changes);
+            let source = Source {
+                part: Part::ApiServer,
+                changes: receiver,
+            };
+            let protecting = Protecting {
+                given: Vec::new(),
+                sources: vec![source],
+                metrics: Metrics::new(),
+                health: watch::Sender::new(Health::default()),
+                out: watch::channel(None).0,
+            };
+            let stop = CancellationToken::new();
+            if asked {
+                stop.cancel();
+            }
+            assert_eq!(protecting.run(stop).await.is_ok(), asked);
+        }
     }
 }

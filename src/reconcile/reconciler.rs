@@ -91,7 +91,8 @@ impl Reconciler {
         let mut fleet_changes = self.inputs.fleet.changes();
         loop {
             let wake = self.next(&mut fleet_changes, &stop).await;
-            if matches!(wake, Wake::Stop) {
+            // Asked to stop, a watch may have ended between two looks: that is no failure then.
+            if matches!(wake, Wake::Stop) || stop.is_cancelled() {
                 self.stop_leading();
                 return Ok(());
             }
