@@ -28,12 +28,29 @@ pub struct Metrics {
     pub status_writes: Family<OutcomeLabel, Counter>,
     /// Isolations that are gone from the API server and kept until a person confirms.
     pub held_isolations: Gauge,
+    /// Addresses that no agent's resource may cut, beside those given by flag.
+    pub protected_addresses: Family<PartLabel, Gauge>,
+    /// 1 while the list of the kind, where such addresses are, can be read.
+    pub protected_read: Family<PartKindLabel, Gauge>,
     /// Entries that the audit log could not take.
     pub audit_failures: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct KindLabel {
+    pub kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PartLabel {
+    /// `api_server` or `cluster_dns`.
+    pub part: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PartKindLabel {
+    /// As in [`PartLabel`].
+    pub part: &'static str,
     pub kind: &'static str,
 }
 
@@ -66,6 +83,8 @@ impl Metrics {
             isolation_seconds: Histogram::new(LATENCY_BUCKETS),
             status_writes: Family::default(),
             held_isolations: Gauge::default(),
+            protected_addresses: Family::default(),
+            protected_read: Family::default(),
             audit_failures: Counter::default(),
         };
         metrics.register_own();
@@ -109,6 +128,16 @@ impl Metrics {
                 "held_isolations",
                 "Isolations that are gone from the API server and kept until a person confirms",
                 self.held_isolations.clone(),
+            );
+            registry.register(
+                "protected_addresses",
+                "Addresses that no agent's resource may cut, beside those given by flag",
+                self.protected_addresses.clone(),
+            );
+            registry.register(
+                "protected_read",
+                "1 while the list of the kind, where such addresses are, can be read",
+                self.protected_read.clone(),
             );
             registry.register(
                 "audit_failures",

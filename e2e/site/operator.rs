@@ -37,7 +37,8 @@ impl Ports {
 }
 
 impl Site {
-    pub(super) fn admin_socket(&self) -> PathBuf {
+    /// Where `seawall fleet` finds the operator.
+    pub fn admin_socket(&self) -> PathBuf {
         self.dir.join("admin.sock")
     }
 
