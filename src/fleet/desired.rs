@@ -74,7 +74,7 @@ impl Fleet {
         }
         drop(roster);
         if moved {
-            self.changed();
+            self.facts_changed();
         }
         behind
     }
@@ -144,6 +144,7 @@ impl Fleet {
             member.signed = Some(Signed {
                 revision,
                 hash: desired.hash.clone(),
+                sent: Instant::now(),
                 bundle: bundle.clone(),
             });
         }

@@ -142,6 +142,7 @@ impl Moment<'_> {
                 .count(),
             connections_cut: 0,
             still_isolated_by: Vec::new(),
+            moments: None,
         };
         if let Some(hold) = self.view.holds.get(&query.uid) {
             standing.reason = "ReleaseHeld".to_owned();
@@ -189,6 +190,7 @@ impl Moment<'_> {
                 .count(),
             connections_cut,
             still_isolated_by: Vec::new(),
+            moments: None,
         }
     }
 

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::describe;
 use super::settle::{self, InForce, Points};
+use super::stages::{Laps, Stages};
 use crate::access::decide::Lasts;
 use crate::access::{Intent, Target as Means, Tool};
 use crate::api::{Isolation, IsolationSpec, ManagementPath, Probes, Target};
@@ -57,6 +58,7 @@ struct Output {
     expires_at: Option<String>,
     /// From the call to the answer.
     milliseconds: u64,
+    stages_ms: Stages,
     #[serde(skip_serializing_if = "String::is_empty")]
     message: String,
 }
@@ -73,6 +75,7 @@ pub fn define() -> Definition {
 }
 
 pub async fn run(call: &Call) -> Result<Reply, Failure> {
+    let mut laps = Laps::authenticated(call.arrived);
     let input: Input = call.arguments()?;
     let reason = arguments::reason(&input.reason)?;
     let end = settle::end_of(input.ttl.as_deref())?;
@@ -104,9 +107,15 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
     };
     let resource = Unwritten::Isolation(wanted.spec.clone());
     let points = settle::preview(call, &wanted.name, resource).await?;
+    laps.decided();
     let action = call.begin(&reason, input.dry_run).await?;
-    let done = isolate(call, &action, &wanted, points).await;
-    call.end(action, done).await
+    laps.intent_durable();
+    let done = isolate(call, &action, &wanted, points, &mut laps).await;
+    let mut reply = call.end(action, done).await?;
+    laps.recorded();
+    reply.set("stages_ms", &laps.stages);
+    reply.set("milliseconds", &call.milliseconds());
+    Ok(reply)
 }
 
 struct Wanted {
@@ -121,14 +130,18 @@ async fn isolate(
     action: &Action,
     wanted: &Wanted,
     points: usize,
+    laps: &mut Laps,
 ) -> Result<Done, Failure> {
     let api = resources::api::<Isolation>(call)?;
     let (isolation, already) = ensure(call, action, &api, wanted).await?;
+    laps.written();
     let standing = if wanted.dry_run {
         None
     } else {
         settle::written(call, Kind::Isolation, &isolation).await
     };
+    let moments = standing.as_ref().and_then(|s| s.moments.as_ref());
+    laps.answered(moments);
     let output = output(call, wanted, &isolation, already, standing.as_ref(), points);
     Ok(Done {
         reply: Reply::new(&output, output.text()),
@@ -223,6 +236,8 @@ fn output(
         connections_cut: standing.map_or(0, |standing| standing.connections_cut),
         expires_at: isolation.spec.expires_at.map(|end| end.to_string()),
         milliseconds: call.milliseconds(),
+        // Set when the last of them has ended.
+        stages_ms: Stages::default(),
         message: standing.map_or_else(String::new, |standing| standing.message.clone()),
     }
 }
