@@ -105,12 +105,20 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
         device,
         dry_run: input.dry_run,
     };
+    let api = resources::api::<Isolation>(call)?;
     let resource = Unwritten::Isolation(wanted.spec.clone());
-    let points = settle::preview(call, &wanted.name, resource).await?;
+    let (points, there) = tokio::join!(
+        settle::preview(call, &wanted.name, resource),
+        api.get_opt(&wanted.name)
+    );
+    let found = Found {
+        points: points?,
+        there,
+    };
     laps.decided();
     let action = call.begin(&reason, input.dry_run).await?;
     laps.intent_durable();
-    let done = isolate(call, &action, &wanted, points, &mut laps).await;
+    let done = isolate(call, &action, &wanted, found, &mut laps).await;
     let mut reply = call.end(action, done).await?;
     laps.recorded();
     reply.set("stages_ms", &laps.stages);
@@ -125,15 +133,23 @@ struct Wanted {
     dry_run: bool,
 }
 
+/// What was asked before the action began.
+struct Found {
+    /// Devices that would have rules of it.
+    points: usize,
+    /// What has the name already. That it can't be read is an outcome of the action.
+    there: kube::Result<Option<Isolation>>,
+}
+
 async fn isolate(
     call: &Call,
     action: &Action,
     wanted: &Wanted,
-    points: usize,
+    found: Found,
     laps: &mut Laps,
 ) -> Result<Done, Failure> {
-    let api = resources::api::<Isolation>(call)?;
-    let (isolation, already) = ensure(call, action, &api, wanted).await?;
+    let Found { points, there } = found;
+    let (isolation, already) = ensure(call, action, there?, wanted).await?;
     laps.written();
     let standing = if wanted.dry_run {
         None
@@ -153,10 +169,11 @@ async fn isolate(
 async fn ensure(
     call: &Call,
     action: &Action,
-    api: &Api<Isolation>,
+    there: Option<Isolation>,
     wanted: &Wanted,
 ) -> Result<(Isolation, bool), Failure> {
-    let Some(there) = api.get_opt(&wanted.name).await? else {
+    let api = &resources::api::<Isolation>(call)?;
+    let Some(there) = there else {
         let isolation = stamped(call, action, wanted);
         let created = resources::create(api, &isolation, wanted.dry_run).await?;
         return Ok((created, false));
