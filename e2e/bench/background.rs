@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt};
+
 use crate::lab::{Family, Flow, Host, Transport};
 use crate::site::Site;
 
 const STREAMS: usize = 200;
+
+/// Opened at the same time.
+const AT_ONCE: usize = 20;
 
 /// Between two packets of such a stream.
 const EVERY: Duration = Duration::from_millis(100);
@@ -22,15 +27,16 @@ impl Background {
         if hosts.is_empty() {
             hosts.push(other);
         }
-        let mut streams = Vec::new();
-        for (number, host) in hosts.iter().cycle().take(STREAMS).enumerate() {
-            let (from, to) = match number % 2 {
-                0 => (*host, server),
-                _ => (server, *host),
-            };
-            streams.push(Flow::open(Transport::Tcp, Family::V4, from, to, EVERY).await?);
-        }
-        Ok(Self(streams))
+        let ends = hosts.into_iter().cycle().take(STREAMS).enumerate();
+        let ends = ends.map(|(number, host)| match number % 2 {
+            0 => (host, server),
+            _ => (server, host),
+        });
+        // Each waits for its first packets.
+        let streams = futures::stream::iter(ends)
+            .map(|(from, to)| Flow::open(Transport::Tcp, Family::V4, from, to, EVERY))
+            .buffered(AT_ONCE);
+        Ok(Self(streams.try_collect().await?))
     }
 
     pub fn len(&self) -> usize {

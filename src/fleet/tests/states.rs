@@ -9,6 +9,7 @@ use super::lab::Lab;
 use crate::domain::enforcement::{DeviceState, Source, SourceKind};
 use crate::domain::names::DeviceId;
 use crate::fleet::proto::{self, agent_message};
+use crate::fleet::waves::WAVE_PATIENCE;
 use crate::fleet::witness::Happening;
 
 /// A state that these Isolations, by UID, contributed to.
@@ -172,7 +173,7 @@ async fn the_first_wave_goes_at_once_and_the_next_when_it_has_answered() {
     // The target does not answer: the peer is told all the same.
     second.bundle().await;
     let waited = begun.elapsed();
-    assert!(waited >= Duration::from_millis(25), "{waited:?}");
+    assert!(waited >= WAVE_PATIENCE, "{waited:?}");
     first.acknowledge(&bundle, 0).await;
     lab.until(|fleet| !fleet.applied()[&target.id].sources.is_empty())
         .await;
