@@ -33,6 +33,7 @@ impl Summary {
         for stage in STAGES.iter().chain([&OUTSIDE]) {
             lines.push(self.row(&format!("`{stage}`"), |s| s.of_stage(stage)));
         }
+        lines.extend(self.columns.iter().filter_map(late));
         lines.join("\n")
     }
 
@@ -43,6 +44,11 @@ impl Summary {
         });
         row(name, cells)
     }
+}
+
+fn late((agents, samples): &(usize, Samples)) -> Option<String> {
+    let late = samples.late;
+    (late > 0).then(|| format!("\n{agents} agents: {late} answers came before the last peer's"))
 }
 
 fn row(name: &str, cells: impl Iterator<Item = String>) -> String {
