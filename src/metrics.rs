@@ -25,6 +25,8 @@ pub struct Metrics {
     pub compile_seconds: Histogram,
     /// From the watch event of an Isolation to the target's read-back.
     pub isolation_seconds: Histogram,
+    /// Its parts, and those of the peers' way.
+    pub isolation_stage_seconds: Family<StageLabels, Histogram>,
     pub status_writes: Family<OutcomeLabel, Counter>,
     /// Isolations that are gone from the API server and kept until a person confirms.
     pub held_isolations: Gauge,
@@ -55,6 +57,14 @@ pub struct PartKindLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StageLabels {
+    /// `self`, the Isolation's target, or `peer`.
+    pub point: &'static str,
+    /// `compile`, `send`, `on_the_way`, and of the device `verify`, `persist`, `apply`, `cut`, `read_back`.
+    pub stage: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
     /// `written`, `conflict` or `failed`.
     pub outcome: &'static str,
@@ -71,6 +81,10 @@ const LATENCY_BUCKETS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
 ];
 
+fn latency() -> Histogram {
+    Histogram::new(LATENCY_BUCKETS)
+}
+
 impl Metrics {
     pub fn new() -> Self {
         let metrics = Self {
@@ -81,6 +95,7 @@ impl Metrics {
             compiles: Counter::default(),
             compile_seconds: Histogram::new(LATENCY_BUCKETS),
             isolation_seconds: Histogram::new(LATENCY_BUCKETS),
+            isolation_stage_seconds: Family::new_with_constructor(latency),
             status_writes: Family::default(),
             held_isolations: Gauge::default(),
             protected_addresses: Family::default(),
@@ -118,6 +133,11 @@ impl Metrics {
                 "isolation_seconds",
                 "From the watch event of an Isolation to its target's read-back",
                 self.isolation_seconds.clone(),
+            );
+            registry.register(
+                "isolation_stage_seconds",
+                "Parts of the way of an Isolation, from the watch event to the read-back",
+                self.isolation_stage_seconds.clone(),
             );
             registry.register(
                 "status_writes",

@@ -97,6 +97,13 @@ impl Site {
         self.wait_ready("mcp", self.ports.mcp).await
     }
 
+    /// What Prometheus would read.
+    pub async fn operator_metrics(&self) -> anyhow::Result<String> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.ports.health);
+        let answer = reqwest::get(url).await?.error_for_status()?;
+        Ok(answer.text().await?)
+    }
+
     /// Ends the operator without a warning, as a lost node does.
     pub fn kill_operator(&mut self) -> anyhow::Result<()> {
         let operator = self.operator.take().context("the operator runs")?;

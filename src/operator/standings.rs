@@ -148,6 +148,7 @@ impl Moment<'_> {
                 .count(),
             connections_cut: 0,
             still_isolated_by: Vec::new(),
+            moments: None,
         };
         if let Some(hold) = self.view.holds.get(&query.uid) {
             standing.reason = "ReleaseHeld".to_owned();
@@ -195,6 +196,7 @@ impl Moment<'_> {
                 .count(),
             connections_cut,
             still_isolated_by: Vec::new(),
+            moments: None,
         }
     }
 

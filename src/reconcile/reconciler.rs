@@ -88,7 +88,7 @@ impl Reconciler {
 
     /// Turns until `stop`; then agents' streams are ended in order.
     pub async fn run(mut self, stop: CancellationToken) -> Result<()> {
-        let mut fleet_changes = self.inputs.fleet.changes();
+        let mut fleet_changes = self.inputs.fleet.facts_changes();
         loop {
             let wake = self.next(&mut fleet_changes, &stop).await;
             // Asked to stop, a watch may have ended between two looks: that is no failure then.

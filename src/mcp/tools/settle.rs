@@ -184,6 +184,7 @@ mod tests {
             offline: 0,
             connections_cut: 0,
             still_isolated_by: Vec::new(),
+            moments: None,
         }
     }
 
