@@ -1,6 +1,7 @@
 //! What agents say, taken into the roster. Each of these speaks for its own device only, in its present
 //! session; text is cleaned, and what concerns the audit log is told.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -43,6 +44,7 @@ impl Fleet {
     pub(super) fn attach(
         &self,
         device: &DeviceId,
+        from: Option<IpAddr>,
         hello: &proto::Hello,
         outbox: &Arc<Outbox>,
     ) -> Result<u64, Status> {
@@ -70,6 +72,7 @@ impl Fleet {
             }
             return Err(behind(device_epoch, epoch));
         }
+        member.comes_from(from);
         member.claim(&addresses, at);
         let standing = member.standing();
         standing.facts = facts;
