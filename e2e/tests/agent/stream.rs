@@ -260,7 +260,7 @@ async fn addresses() -> anyhow::Result<()> {
         let words: Vec<&str> = arguments.split(' ').collect();
         laptop.run("ip", &words, "").await?.success()
     };
-    ip("link add ipvs0 type dummy").await?;
+    ip("link add ipvs0 type veth peer name ipvs1").await?;
     ip("addr add 10.251.0.1/32 dev ipvs0").await?;
     ip("addr add 10.252.0.1/32 dev lo").await?;
     claims("10.252.0.1", true).await?;
