@@ -28,6 +28,10 @@ pub fn all() -> Vec<Trial> {
             through_deaths,
         ),
         case(
+            "a device that takes the API server's address is isolated all the same",
+            takes_a_protected_address,
+        ),
+        case(
             "what an agent must not cut is refused before anything is written, in a dry run as in earnest",
             refused_in_time,
         ),
@@ -193,6 +197,33 @@ async fn through_deaths() -> anyhow::Result<()> {
         || async { Ok(plant.reaches("ws-1", Reach::NONE).await.ok()) },
     )
     .await
+}
+
+async fn takes_a_protected_address() -> anyhow::Result<()> {
+    let plant = Plant::build().await?;
+    let service = ["get", "service", "kubernetes", "-n", "default"];
+    let service = [&service[..], &["-o", "jsonpath={.spec.clusterIP}"]].concat();
+    let service = plant.site.plane.kubectl(&service).await?;
+    let taken = service.trim().to_owned();
+    let device = plant.site.device("ws-1");
+    let take = ["addr", "add", &format!("{taken}/32"), "dev", "lo"];
+    device.host.run("ip", &take, "").await?.success()?;
+    let show = ["fleet", "show", &device.id, "--json"];
+    eventually("the claim", PATIENCE, || async {
+        let shown: serde_json::Value = serde_json::from_str(&plant.site.seawall(&show).await?)?;
+        let addresses = shown["addresses"].as_array();
+        let mut addresses = addresses.into_iter().flatten();
+        Ok(addresses.any(|a| a == taken.as_str()).then_some(()))
+    })
+    .await?;
+    plant.isolate("ws-1").await?;
+    plant.reaches("ws-1", Reach::NONE).await?;
+    plant.reaches("ws-2", Reach::ALL).await?;
+    let isolation = plant.site.get("isolation", "suspect").await?;
+    let said = isolation.map(|isolation| isolation["status"].to_string());
+    let said = said.unwrap_or_default();
+    anyhow::ensure!(said.contains(&format!("{taken} is not used")), "{said}");
+    Ok(())
 }
 
 async fn refused_in_time() -> anyhow::Result<()> {

@@ -17,8 +17,9 @@ use crate::fleet::proto::Facts;
 
 /// `NFNLGRP_NFTABLES` of linux/netfilter/nfnetlink.h.
 const GROUP_NFTABLES: u32 = 7;
-/// `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV6_IFADDR` of linux/rtnetlink.h.
-const GROUPS_ADDRESSES: [u32; 2] = [5, 9];
+/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV6_IFADDR` of linux/rtnetlink.h: addresses come
+/// and go, and interfaces that keep theirs go up and down.
+const GROUPS_ADDRESSES: [u32; 3] = [1, 5, 9];
 /// Of the netlink header, the netfilter header, and the first attribute's header.
 const NETLINK_HEADER: usize = 16;
 const NETFILTER_HEADER: usize = 4;
@@ -120,7 +121,8 @@ pub async fn watch_addresses(
 fn publish(facts: &watch::Sender<Facts>) {
     let now = facts::gather();
     facts.send_if_modified(|known| {
-        let differs = known.addresses != now.addresses;
+        let differs =
+            known.addresses != now.addresses || known.addresses_left_out != now.addresses_left_out;
         if differs {
             *known = now;
         }

@@ -11,16 +11,31 @@ use super::words::printable;
 use crate::fleet::proto::Facts;
 
 const LONGEST: usize = 253;
-/// More are not told: a host with a thousand addresses has other problems.
+/// More are counted and not told: a host with a thousand addresses has other problems.
 const MOST_ADDRESSES: usize = 256;
 
-/// Every address of this network namespace's interfaces but loopback's.
-pub fn addresses() -> BTreeSet<IpAddr> {
+/// Every address of this network namespace's interfaces, whatever their state.
+pub fn local_addresses() -> BTreeSet<IpAddr> {
+    held(InterfaceFlags::empty())
+}
+
+/// The addresses by which others reach this host: of interfaces that are up, the loopback interface
+/// included, since an address that routing brings here is held there; not those that every host has.
+/// What an interface that is down holds is often somebody else's: a cluster's node has the addresses of
+/// all Services on one.
+fn reachable_addresses() -> BTreeSet<IpAddr> {
+    let mut addresses = held(InterfaceFlags::IFF_UP);
+    addresses.retain(|address| !address.is_loopback());
+    addresses
+}
+
+/// The addresses of interfaces with these flags.
+fn held(flags: InterfaceFlags) -> BTreeSet<IpAddr> {
     let Ok(interfaces) = getifaddrs() else {
         return BTreeSet::new();
     };
     interfaces
-        .filter(|interface| !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK))
+        .filter(|interface| interface.flags.contains(flags))
         .filter_map(|interface| {
             let address = interface.address?;
             match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
@@ -32,6 +47,16 @@ pub fn addresses() -> BTreeSet<IpAddr> {
         .collect()
 }
 
+/// Those that are told, and how many are not.
+fn told(addresses: &BTreeSet<IpAddr>) -> (Vec<String>, u32) {
+    let told = addresses.iter().take(MOST_ADDRESSES);
+    let left_out = addresses.len().saturating_sub(MOST_ADDRESSES);
+    (
+        told.map(ToString::to_string).collect(),
+        u32::try_from(left_out).unwrap_or(u32::MAX),
+    )
+}
+
 pub fn gather() -> Facts {
     let (host_name, kernel, architecture) = match nix::sys::utsname::uname() {
         Ok(uname) => (
@@ -41,6 +66,7 @@ pub fn gather() -> Facts {
         ),
         Err(_) => Default::default(),
     };
+    let (addresses, addresses_left_out) = told(&reachable_addresses());
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     Facts {
         host_name,
@@ -48,11 +74,8 @@ pub fn gather() -> Facts {
         kernel,
         architecture,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        addresses: addresses()
-            .iter()
-            .take(MOST_ADDRESSES)
-            .map(ToString::to_string)
-            .collect(),
+        addresses,
+        addresses_left_out,
     }
 }
 
@@ -83,6 +106,15 @@ mod tests {
 
     #[test]
     fn loopback_is_no_address_of_the_device() {
-        assert!(!addresses().iter().any(IpAddr::is_loopback));
+        assert!(!reachable_addresses().iter().any(IpAddr::is_loopback));
+    }
+
+    #[test]
+    fn addresses_that_are_too_many_are_counted() {
+        let many = |n: u8| (0..n).map(|n| IpAddr::from([10, 0, 1, n]));
+        let more = (0..50).map(|n| IpAddr::from([10, 0, 2, n]));
+        assert_eq!(told(&many(9).collect()).1, 0);
+        let (addresses, left_out) = told(&many(255).chain(more).collect());
+        assert_eq!((addresses.len(), left_out), (MOST_ADDRESSES, 49));
     }
 }

@@ -64,8 +64,11 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         device = %identity.device,
         tenant = identity.tenant,
         isolated = enforcer.is_isolated(),
-        "the agent runs; the last bundle is in force: {}",
-        enforcer.applied().is_some()
+        "the agent runs; {}",
+        match enforcer.applied() {
+            Some(_) => "what it was last told is in force",
+            None => "nothing is in force yet",
+        }
     );
 
     let (tampered_found, tampered) = mpsc::channel(TAMPERING);

@@ -76,9 +76,13 @@ pub struct Device {
     /// What the device's interfaces hold, each with when the device first claimed it; loopback is left out.
     #[serde(default)]
     pub addresses: BTreeMap<IpAddr, Timestamp>,
-    /// When it got its identity.
+    /// How many more it says to hold.
     #[serde(default)]
-    pub enrolled_at: Option<Timestamp>,
+    pub addresses_left_out: u32,
+    /// Where its connection to the operator comes from, as the operator sees it: the one address that
+    /// is more than a claim.
+    #[serde(default)]
+    pub connects_from: Option<IpAddr>,
 }
 
 impl World {

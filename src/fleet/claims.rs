@@ -1,5 +1,5 @@
 //! The addresses that a device claims: what it reports, and for the time of an isolation what it
-//! reported before.
+//! reported before; and the one that it is seen to have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -33,17 +33,37 @@ impl Member {
         self.set_claims(claims)
     }
 
-    /// Gives up what was kept only for the time of an isolation. Answers whether the set changed.
-    pub fn settle_claims(&mut self) -> bool {
-        let Some(reported) = &self.reported else {
+    /// Takes note of where the device's stream comes from. An address that is protected counts as the
+    /// device's own if it connects from there, which is a way out of an isolation for whoever can take
+    /// over that address: while the device is isolated, or may be, what was known before stands.
+    /// Answers whether anything changed.
+    pub fn comes_from(&mut self, from: Option<IpAddr>) -> bool {
+        self.came_from = from.map(|from| from.to_canonical());
+        self.settle_origin()
+    }
+
+    fn settle_origin(&mut self) -> bool {
+        let from = self.came_from;
+        let news = from.is_some() && self.record.standing.connects_from != from;
+        if !news || !self.may_give_up_claims() {
             return false;
+        }
+        self.standing().connects_from = from;
+        true
+    }
+
+    /// Gives up what was kept only for the time of an isolation. Answers whether anything changed.
+    pub fn settle_claims(&mut self) -> bool {
+        let moved = self.settle_origin();
+        let Some(reported) = &self.reported else {
+            return moved;
         };
         if !self.may_give_up_claims() {
-            return false;
+            return moved;
         }
         let mut claims = self.record.standing.addresses.clone();
         claims.retain(|address, _| reported.contains(address));
-        self.set_claims(claims)
+        self.set_claims(claims) || moved
     }
 
     /// Others report these addresses: those that this device holds no more are theirs now.

@@ -21,6 +21,8 @@ pub struct DeviceFacts {
     pub kernel: String,
     pub architecture: String,
     pub agent_version: String,
+    /// Addresses that it holds and that are not among its claims: there are too many.
+    pub addresses_left_out: u32,
 }
 
 /// One line of at most `longest` characters, without control and direction-changing characters.
@@ -45,12 +47,15 @@ pub fn name(hostile: &str) -> String {
 /// Facts and addresses. Addresses that can't be a device's own are left out: loopback, unspecified,
 /// multicast, broadcast, and text that is none.
 pub fn facts(hostile: &proto::Facts) -> (DeviceFacts, BTreeSet<IpAddr>) {
+    let too_many = hostile.addresses.len().saturating_sub(MOST_ADDRESSES);
+    let too_many = u32::try_from(too_many).unwrap_or(u32::MAX);
     let facts = DeviceFacts {
         host_name: line(&hostile.host_name, 253),
         os: line(&hostile.os, 128),
         kernel: line(&hostile.kernel, 128),
         architecture: line(&hostile.architecture, 32),
         agent_version: line(&hostile.agent_version, 64),
+        addresses_left_out: hostile.addresses_left_out.saturating_add(too_many),
     };
     let addresses = hostile
         .addresses
@@ -106,13 +111,16 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_claims_the_world_is_cut_short() {
+    fn a_device_that_claims_the_world_is_cut_short_and_how_short_is_known() {
         let hostile = proto::Facts {
+            addresses_left_out: 7,
             addresses: (0..2000)
                 .map(|n| format!("10.1.{}.{}", n / 250, n % 250 + 1))
                 .collect(),
             ..Default::default()
         };
-        assert_eq!(facts(&hostile).1.len(), MOST_ADDRESSES);
+        let (facts, addresses) = facts(&hostile);
+        assert_eq!(addresses.len(), MOST_ADDRESSES);
+        assert_eq!(facts.addresses_left_out, 2000 - 256 + 7);
     }
 }

@@ -105,6 +105,7 @@ impl Fleet {
             &token,
             request,
             Sha256::digest(&certificate).into(),
+            from,
             now,
         );
         if self.0.store.enrol(&device).await? == TokenUse::Lost {
@@ -192,6 +193,7 @@ fn record(
     token: &JoinTokenRecord,
     request: &EnrollRequest,
     fingerprint: records::Fingerprint,
+    from: Option<IpAddr>,
     now: Timestamp,
 ) -> DeviceRecord {
     let (facts, addresses) = clean::facts(&request.facts.clone().unwrap_or_default());
@@ -210,6 +212,7 @@ fn record(
                 .into_iter()
                 .map(|address| (address, now))
                 .collect(),
+            connects_from: from.map(|from| from.to_canonical()),
             last_seen: Some(now),
             ..Default::default()
         },

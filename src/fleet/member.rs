@@ -109,6 +109,8 @@ pub struct Member {
     pub session: Option<Session>,
     /// The addresses of its last report, since this operator started.
     pub(super) reported: Option<BTreeSet<IpAddr>>,
+    /// Where its last stream came from, since this operator started.
+    pub(super) came_from: Option<IpAddr>,
     /// The newest bundle made for it in this epoch.
     pub signed: Option<Signed>,
     /// Newest last.
@@ -134,6 +136,7 @@ impl Member {
             desired: None,
             session: None,
             reported: None,
+            came_from: None,
             signed: None,
             sent: VecDeque::new(),
             in_force: None,

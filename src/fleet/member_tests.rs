@@ -238,3 +238,29 @@ fn claims_that_an_isolated_device_piles_up_are_bounded_and_the_oldest_stay() {
     assert_eq!(held(&member).len(), MOST_CLAIMS);
     assert!(held(&member).is_superset(&addresses(&["10.0.0.1"])));
 }
+
+#[test]
+fn an_isolated_device_comes_from_where_it_came_from_before() {
+    let from = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+    let mut member = connected();
+    member.set_desired(Some(desired(&[])));
+    member.comes_from(from("::ffff:10.0.0.1"));
+    assert_eq!(member.record.standing.connects_from, from("10.0.0.1"));
+    member.set_desired(Some(isolated()));
+    member.comes_from(from("192.0.2.10"));
+    assert!(!member.settle_claims());
+    assert_eq!(member.record.standing.connects_from, from("10.0.0.1"));
+    member.set_desired(Some(desired(&[])));
+    assert!(member.settle_claims(), "it is free to have moved");
+    assert_eq!(member.record.standing.connects_from, from("192.0.2.10"));
+}
+
+#[test]
+fn after_a_restart_a_device_that_may_be_isolated_comes_from_where_it_did() {
+    let mut record = member().record;
+    record.standing.connects_from = Some("10.0.0.1".parse().unwrap());
+    let mut restarted = Member::new(record);
+    restarted.comes_from(Some("192.0.2.10".parse().unwrap()));
+    let known = restarted.record.standing.connects_from;
+    assert_eq!(known, Some("10.0.0.1".parse().unwrap()));
+}

@@ -36,6 +36,8 @@ pub struct DeviceStanding {
     pub facts: DeviceFacts,
     /// Each address with when the device first claimed it, since it last did not.
     pub addresses: BTreeMap<IpAddr, Timestamp>,
+    /// Where its stream came from when it was last not isolated; at first, its enrolment.
+    pub connects_from: Option<IpAddr>,
     pub last_seen: Option<Timestamp>,
     /// The state that it last read back.
     pub applied: Option<AppliedState>,

@@ -1,6 +1,7 @@
 //! What agents say, taken into the roster. Each of these speaks for its own device only, in its present
 //! session; text is cleaned, and what concerns the audit log is told.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -44,6 +45,7 @@ impl Fleet {
     pub(super) fn attach(
         &self,
         device: &DeviceId,
+        from: Option<IpAddr>,
         hello: &proto::Hello,
         outbox: &Arc<Outbox>,
     ) -> Result<u64, Status> {
@@ -71,8 +73,10 @@ impl Fleet {
             }
             return Err(behind(device_epoch, epoch));
         }
-        let mut moved = member.claim(&addresses, at);
+        let mut moved = member.comes_from(from);
+        moved |= member.claim(&addresses, at);
         let standing = member.standing();
+        moved |= standing.facts.addresses_left_out != facts.addresses_left_out;
         standing.facts = facts;
         standing.last_seen = Some(at);
         member.reported(hello.applied.as_ref(), at);

@@ -107,7 +107,9 @@ impl Conversation {
             check(applied)?;
         }
         let outbox = Arc::new(Outbox::default());
-        let session = self.fleet.attach(&self.device, &hello, &outbox)?;
+        let session = self
+            .fleet
+            .attach(&self.device, self.remote, &hello, &outbox)?;
         tracing::info!(device = %self.device, remote = ?self.remote, "an agent connected");
         self.attached = Some(Attached { session, outbox });
         Ok(true)

@@ -58,7 +58,11 @@ pub fn detail_lines(detail: &DeviceDetail) -> String {
         ("os", view.os.clone()),
         ("kernel", view.kernel.clone()),
         ("agent", view.agent_version.clone()),
-        ("addresses", view.addresses.join(", ")),
+        ("addresses", addresses(view)),
+        (
+            "connects",
+            format!("from {}", view.connects_from.as_deref().unwrap_or("-")),
+        ),
         ("enrolled", view.enrolled_at.to_string()),
         ("last seen", time(view.last_seen)),
         ("applied", time(detail.applied_at)),
@@ -77,6 +81,14 @@ pub fn detail_lines(detail: &DeviceDetail) -> String {
         .into_iter()
         .map(|(name, value)| format!("{name:<11}{value}\n"))
         .collect()
+}
+
+fn addresses(view: &DeviceView) -> String {
+    let known = view.addresses.join(", ");
+    match view.addresses_left_out {
+        0 => known,
+        more => format!("{known} and {more} more, which are not known here"),
+    }
 }
 
 pub fn token_table(tokens: &[JoinTokenView], now: Timestamp) -> String {

@@ -24,7 +24,8 @@ impl Fleet {
                     tags: record.tags.clone(),
                     trust: record.trust,
                     addresses: record.standing.addresses.clone(),
-                    enrolled_at: Some(record.enrolled_at),
+                    addresses_left_out: record.standing.facts.addresses_left_out,
+                    connects_from: record.standing.connects_from,
                 };
                 (id.clone(), device)
             })
@@ -91,6 +92,8 @@ fn view(member: &Member) -> DeviceView {
         connected: member.is_connected(),
         up_to_date: member.is_up_to_date(),
         addresses: standing.addresses.keys().map(ToString::to_string).collect(),
+        addresses_left_out: facts.addresses_left_out,
+        connects_from: standing.connects_from.map(|from| from.to_string()),
         host_name: facts.host_name.clone(),
         os: facts.os.clone(),
         kernel: facts.kernel.clone(),

@@ -235,6 +235,12 @@ pub struct DeviceView {
     /// Every resource that should be in force on it is, read back.
     pub up_to_date: bool,
     pub addresses: Vec<String>,
+    /// How many more it says to hold: nobody drops those.
+    #[serde(default)]
+    pub addresses_left_out: u32,
+    /// Where its connection to the operator comes from; of an isolated device, where it came from before.
+    #[serde(default)]
+    pub connects_from: Option<String>,
     /// What the device says of itself.
     pub host_name: String,
     pub os: String,

@@ -1,20 +1,22 @@
 //! Isolation and quarantine, shown with packets.
 
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_socket, setsockopt,
-    socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, bind,
+    connect as connect_socket, sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 use seawall::domain::enforcement::DeviceState;
 
 use super::{EVERY, LIMIT, MANAGEMENT_PORT, PORT, WATCH, all_flow, open_all};
 use crate::fleet::{Applied, Operator, isolated, peer_of};
-use crate::harness::case;
+use crate::harness::{case, eventually};
 use crate::lab::{
     Connection, Family, Flow, Host, Lab, Reach, Responder, Transport, connect, reach,
 };
@@ -41,6 +43,10 @@ pub fn all() -> Vec<Trial> {
         case(
             "an application on an isolated device sees the end of its connection at once",
             application_sees_the_end,
+        ),
+        case(
+            "a quarantined host is nobody's router, and neither is an isolated one, which still hears others",
+            no_router,
         ),
     ]
 }
@@ -186,7 +192,6 @@ async fn connects_from(host: &Host, port: u16, to: SocketAddr) -> anyhow::Result
         let limit = TimeVal::new(0, i64::try_from(LIMIT.as_micros())?);
         setsockopt(&socket, sockopt::SendTimeout, &limit)?;
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-        use std::os::fd::AsRawFd;
         let own = SockaddrIn::from(std::net::SocketAddrV4::new(from, port));
         bind(socket.as_raw_fd(), &own)?;
         let IpAddr::V4(ip) = to.ip() else {
@@ -272,5 +277,100 @@ async fn application_sees_the_end() -> anyhow::Result<()> {
     let error = end.expect_err("nothing was there to be read");
     assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
     assert!(at < applied.done + LIMIT, "{:?}", at - applied.action);
+    Ok(())
+}
+
+async fn no_router() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    let (laptop, router, server) = (
+        lab.host("laptop")?,
+        lab.host("router")?,
+        lab.host("server")?,
+    );
+    let (by_laptop, by_router) = (link_local(&laptop).await?, link_local(&router).await?);
+    let listens = "net.ipv6.conf.eth0.accept_ra=2";
+    server
+        .run("sysctl", &["-qw", listens], "")
+        .await?
+        .success()?;
+    let operator = Operator::start(&lab).await?;
+    let agent = operator.agent(&server).await?;
+    advertise(&laptop).await?;
+    learns(&server, by_laptop).await?;
+    forget(&server).await?;
+
+    let mut state = peer_of(&laptop, None, &server)?;
+    state.quarantined.insert(by_laptop.into());
+    operator.apply(&agent, state).await?;
+    advertise(&laptop).await?;
+    // What comes later and is learned shows that what came before was not.
+    advertise(&router).await?;
+    learns(&server, by_router).await?;
+    let learned = learned(&server).await?;
+    assert!(!learned.contains(&by_laptop.to_string()), "{learned}");
+
+    forget(&server).await?;
+    operator.apply(&agent, isolated(&laptop, &[])?).await?;
+    advertise(&router).await?;
+    learns(&server, by_router).await?;
+    let refused = advertise(&server).await;
+    let refused = refused.expect_err("an isolated host advertises nothing");
+    let kind = refused.downcast_ref::<nix::errno::Errno>();
+    assert_eq!(kind, Some(&nix::errno::Errno::EPERM), "{refused:#}");
+    Ok(())
+}
+
+/// The address of its interface with which a host does neighbour discovery.
+async fn link_local(host: &Host) -> anyhow::Result<Ipv6Addr> {
+    let show = ["-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"];
+    let said = host.run("ip", &show, "").await?.success()?;
+    let mut words = said.split_whitespace().skip_while(|word| *word != "inet6");
+    let address = words.nth(1).and_then(|with_length| {
+        let (address, _) = with_length.split_once('/')?;
+        address.parse().ok()
+    });
+    address.ok_or_else(|| anyhow::anyhow!("no link-local address: {said}"))
+}
+
+/// The host says to all others on its link that it is a router, for half an hour.
+async fn advertise(host: &Host) -> anyhow::Result<()> {
+    let send = || -> anyhow::Result<()> {
+        let socket = socket(
+            AddressFamily::Inet6,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::IcmpV6,
+        )?;
+        setsockopt(&socket, sockopt::Ipv6MulticastHops, &255)?;
+        // RFC 4861, 4.2; the kernel fills in the checksum.
+        let [high, low] = 1800u16.to_be_bytes();
+        let message = [134, 0, 0, 0, 64, 0, high, low, 0, 0, 0, 0, 0, 0, 0, 0];
+        let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        let interface = if_nametoindex("eth0")?;
+        let to = SockaddrIn6::from(std::net::SocketAddrV6::new(all_nodes, 0, 0, interface));
+        sendto(socket.as_raw_fd(), &message, &to, MsgFlags::empty())?;
+        Ok(())
+    };
+    host.inside(send).await?
+}
+
+/// The routes that it has from advertisements.
+async fn learned(host: &Host) -> anyhow::Result<String> {
+    let show = ["-6", "route", "show", "proto", "ra"];
+    host.run("ip", &show, "").await?.success()
+}
+
+async fn learns(host: &Host, router: Ipv6Addr) -> anyhow::Result<()> {
+    let what = format!("{} to learn of {router}", host.name());
+    eventually(&what, Duration::from_secs(10), || async {
+        let routes = learned(host).await?;
+        Ok(routes.contains(&format!("via {router} ")).then_some(()))
+    })
+    .await
+}
+
+async fn forget(host: &Host) -> anyhow::Result<()> {
+    let flush = ["-6", "route", "flush", "proto", "ra"];
+    host.run("ip", &flush, "").await?.success()?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -254,6 +255,39 @@ async fn addresses() -> anyhow::Result<()> {
             claims(address, there).await?;
         }
     }
+    // What a cluster's node has of Services is on an interface that is down.
+    let ip = async |arguments: &str| {
+        let words: Vec<&str> = arguments.split(' ').collect();
+        laptop.run("ip", &words, "").await?.success()
+    };
+    ip("link add ipvs0 type veth peer name ipvs1").await?;
+    ip("addr add 10.251.0.1/32 dev ipvs0").await?;
+    ip("addr add 10.252.0.1/32 dev lo").await?;
+    claims("10.252.0.1", true).await?;
+    let view = operator.fleet.view_of(&device);
+    let view = view.context("it is enrolled")?;
+    assert!(!view.addresses.iter().any(|a| a == "10.251.0.1"));
+    assert!(
+        !view
+            .addresses
+            .iter()
+            .any(|a| a == "127.0.0.1" || a == "::1")
+    );
+    ip("link set ipvs0 up").await?;
+    claims("10.251.0.1", true).await?;
+    ip("link set ipvs0 down").await?;
+    claims("10.251.0.1", false).await?;
+    let many: String = (0..300)
+        .map(|n| format!("addr add 10.253.{}.{}/32 dev lo\n", n / 200, n % 200 + 1))
+        .collect();
+    laptop.run("ip", &["-batch", "-"], &many).await?.success()?;
+    eventually("what is left out to be told", DEAD_WITHIN, || async {
+        let view = operator.fleet.view_of(&device);
+        let view = view.context("it is enrolled")?;
+        let told = view.addresses.len();
+        Ok((view.addresses_left_out > 0 && told == 256).then_some(()))
+    })
+    .await?;
     let service = Responder::start(&laptop, PORT).await?;
     let other = lab.host("other")?;
     connect(&other, service.address(Family::V4), LIMIT).await?;

@@ -389,7 +389,7 @@ impl Enforcer {
     /// Ends connections that `after` doesn't let pass. The rules drop their packets whether or not this
     /// succeeds, so a failure is told and holds up nothing.
     async fn cut(&self, before: &DeviceState, after: &DeviceState) -> u32 {
-        let local = facts::addresses();
+        let local = facts::local_addresses();
         let pinned = self.situation.pinned.iter().copied();
         let before = Containment::new(before, pinned.clone(), local.iter().copied());
         let after = Containment::new(after, pinned, local);

@@ -5,15 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::protected::protected_address;
 use crate::domain::names::DeviceId;
 use crate::domain::words::a_few;
 use crate::domain::world::{Device, World};
-
-/// An enrolment and the first report of the addresses lie at most this far apart.
-const ENROLMENT: SignedDuration = SignedDuration::from_secs(60);
 
 /// By tenant and address, who claims it and since when.
 type Claims<'w> = BTreeMap<(&'w str, IpAddr), BTreeSet<(Timestamp, &'w DeviceId)>>;
@@ -58,7 +55,7 @@ impl<'w> Addresses<'w> {
     }
 
     /// Takes note of what the device claims. An address of the operator, or one that is protected, counts
-    /// only if the device came with it: else taking it would be a way out of an isolation.
+    /// only if the device connects from it: else claiming it would keep the device from being isolated.
     fn claim(&mut self, id: &'w DeviceId, device: &'w Device) {
         for (address, since) in &device.addresses {
             let address = address.to_canonical();
@@ -66,10 +63,10 @@ impl<'w> Addresses<'w> {
                 continue;
             }
             if let Some(what) = protected_address(&self.world.settings, address)
-                && !came_with(device, *since)
+                && !connects_from(device, address)
             {
                 let note = format!(
-                    "{address} is not used: it belongs to {what}, and the device took it after it enrolled"
+                    "{address} is not used: it belongs to {what}, and the device's connection to the operator does not come from it"
                 );
                 self.notes.entry(id).or_default().push(note);
                 continue;
@@ -84,7 +81,13 @@ impl<'w> Addresses<'w> {
         self.used.get(id).cloned().unwrap_or_default()
     }
 
-    /// The addresses that `peer` drops when `target` is isolated: none that it claims itself, and none
+    /// Whether a claim of the device is shown to be true: its connection to the operator comes from there.
+    pub fn is_shown(&self, id: &DeviceId, address: IpAddr) -> bool {
+        let device = self.world.devices.get(id);
+        device.is_some_and(|device| connects_from(device, address))
+    }
+
+    /// The addresses that `peer` may drop when `target` is isolated: none that it claims itself, and none
     /// that a device of its own tenant holds.
     pub fn dropped_by(&self, peer: &DeviceId, target: &DeviceId) -> BTreeSet<IpAddr> {
         let tenant = &self.world.devices[peer].tenant;
@@ -117,6 +120,12 @@ impl<'w> Addresses<'w> {
                 ));
             }
         }
+        let left_out = self.world.devices[id].addresses_left_out;
+        if left_out > 0 {
+            notes.push(format!(
+                "the device holds {left_out} more addresses, which are not known and not dropped"
+            ));
+        }
         if used.is_empty() {
             notes.push("no address stands for the device: its peers have nothing to drop".into());
         }
@@ -139,8 +148,7 @@ fn is_usable(address: IpAddr) -> bool {
     !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || broadcast)
 }
 
-fn came_with(device: &Device, since: Timestamp) -> bool {
-    device
-        .enrolled_at
-        .is_none_or(|enrolled| since.duration_since(enrolled) <= ENROLMENT)
+fn connects_from(device: &Device, address: IpAddr) -> bool {
+    let from = device.connects_from.map(|from| from.to_canonical());
+    from == Some(address)
 }

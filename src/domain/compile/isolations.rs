@@ -2,6 +2,9 @@
 //! addresses. An Isolation of the system namespace is kept by the devices of all tenants.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::management::{intersection, management, path};
 use super::selectors::Reach;
@@ -144,6 +147,7 @@ impl<'w> Draft<'w> {
         let peers: BTreeSet<&DeviceId> = peers.collect();
         // A peer of another tenant keeps the system's isolations alone, whatever the target's tenant adds.
         let mut allowed: BTreeMap<Vec<bool>, BTreeSet<ManagementRule>> = BTreeMap::new();
+        let mut spared_for: BTreeMap<&ObjectKey, BTreeMap<IpAddr, IpNet>> = BTreeMap::new();
         for peer in peers {
             let keeps = in_force
                 .iter()
@@ -154,7 +158,15 @@ impl<'w> Draft<'w> {
             let management = allowed
                 .entry(keeps.clone())
                 .or_insert_with(|| all_of_them_allow(kept()));
-            let dropped = self.addresses.dropped_by(peer, target);
+            let mut dropped = self.addresses.dropped_by(peer, target);
+            let spared = spared(&dropped, management, |address| {
+                self.addresses.is_shown(target, address)
+            });
+            dropped.retain(|address| !spared.contains_key(address));
+            for isolation in kept() {
+                let spared_for = spared_for.entry(isolation.key).or_default();
+                spared_for.extend(spared.clone());
+            }
             let own = self.addresses.of_device(peer);
             let paths = management
                 .iter()
@@ -179,9 +191,38 @@ impl<'w> Draft<'w> {
                 let others = in_force.iter().map(|other| other.key);
                 let others = others.filter(|other| *other != isolation.key);
                 verdict.also_isolated_by = others.cloned().collect();
+                let spared = spared_for.remove(isolation.key).unwrap_or_default();
+                let notes = spared
+                    .iter()
+                    .map(|(address, network)| spared_words(address, network));
+                verdict.address_notes.extend(notes);
             }
         }
     }
+}
+
+/// Of the target's addresses those that may be the management host's, with the network that they are in.
+/// A device that could have them dropped would choose whose management ends; the one that its connection
+/// to the operator comes from is its own.
+fn spared(
+    claimed: &BTreeSet<IpAddr>,
+    management: &BTreeSet<ManagementRule>,
+    is_shown: impl Fn(IpAddr) -> bool,
+) -> BTreeMap<IpAddr, IpNet> {
+    let claimed = claimed.iter().filter(|address| !is_shown(**address));
+    claimed
+        .filter_map(|address| {
+            let mut networks = management.iter().map(|rule| rule.network);
+            let network = networks.find(|network| network.contains(address))?;
+            Some((*address, network))
+        })
+        .collect()
+}
+
+fn spared_words(address: &IpAddr, network: &IpNet) -> String {
+    format!(
+        "{address} is not dropped by the peers: it is in the management network {network}, and the device's connection to the operator does not come from it"
+    )
 }
 
 /// The management paths that all of these isolations of one target have.

@@ -13,6 +13,7 @@ use crate::api::{
     PolicyRule, PolicySpec, PortRange, Protocol, Subjects, Target, TrustLevel,
 };
 use crate::domain::compile::management::{management, within};
+use crate::domain::enforcement::ManagementRule;
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::Acceptance;
 use crate::domain::world::{Device, HeldIsolation, Protected, Resource, Settings, World};
@@ -68,14 +69,15 @@ fn device() -> impl Strategy<Value = Device> {
         tags,
         trust,
         addresses,
-        prop::option::of(0i64..900),
+        prop::option::of(prop::sample::select(&ADDRESSES[..])),
     )
-        .prop_map(|(tenant, tags, trust, addresses, enrolled)| Device {
+        .prop_map(|(tenant, tags, trust, addresses, from)| Device {
             tenant: NAMESPACES[tenant].to_owned(),
             tags,
             trust,
             addresses,
-            enrolled_at: enrolled.map(second),
+            addresses_left_out: 0,
+            connects_from: from.map(|from| from.parse().expect("an address")),
         })
 }
 
@@ -288,6 +290,43 @@ fn claimants(world: &World, address: IpAddr) -> usize {
         .count()
 }
 
+/// Whether an isolation of the device names a network that the address is in, from where the device does
+/// not connect.
+fn may_be_management(world: &World, device: &DeviceId, address: IpAddr) -> bool {
+    let isolations = world.isolations.values().map(|isolation| &isolation.spec);
+    let held = world.held.values().map(|held| &held.isolation.spec);
+    world.devices[device].connects_from != Some(address)
+        && isolations
+            .chain(held)
+            .filter(|spec| spec.target.device.as_deref() == Some(device.as_str()))
+            .flat_map(|spec| management(&spec.management))
+            .any(|rule| rule.network.contains(&address))
+}
+
+/// A device can't have the management host's packets dropped by claiming its address.
+fn chosen_by_the_target(world: &World, compiled: &Compiled) -> bool {
+    in_force(world, compiled).any(|(key, device, spec)| {
+        let verdict = &compiled.verdicts.isolations[key];
+        let alone = verdict.also_isolated_by.is_empty();
+        let claimed = world.devices[device].addresses.keys();
+        let mut claimed = claimed.filter(|address| {
+            let in_network = |rule: &ManagementRule| rule.network.contains(*address);
+            alone
+                && claimants(world, **address) == 1
+                && world.devices[device].connects_from != Some(**address)
+                && management(&spec.management).iter().any(in_network)
+        });
+        claimed.any(|address| {
+            let states = verdict
+                .peers
+                .iter()
+                .map(|peer| &compiled.enforcement.devices[peer]);
+            let mut dropped = states.map(|state| state.quarantined.contains(address));
+            dropped.any(|dropped| dropped)
+        })
+    })
+}
+
 /// Each isolation in force, by its target and its key, with the paths that it names.
 fn in_force<'w>(
     world: &'w World,
@@ -337,8 +376,10 @@ proptest! {
             let free = own.filter(|address| claimants(&world, **address) == 1);
             for address in free.filter(|address| !address.is_loopback()) {
                 let protected = ["192.0.2.10", "10.96.0.1"].contains(&address.to_string().as_str());
+                let spared = may_be_management(&world, device, *address);
                 for peer in &verdict.peers {
-                    prop_assert!(protected || states[peer].quarantined.contains(address));
+                    let dropped = states[peer].quarantined.contains(address);
+                    prop_assert!(protected || spared || dropped);
                 }
             }
         }
@@ -351,6 +392,12 @@ proptest! {
             let own: BTreeSet<IpAddr> = world.devices[id].addresses.keys().copied().collect();
             prop_assert!(own.is_disjoint(&state.quarantined));
         }
+    }
+
+    #[test]
+    fn the_target_does_not_choose_whose_management_ends(world in world()) {
+        let compiled = compile(&world, now());
+        prop_assert!(!chosen_by_the_target(&world, &compiled));
     }
 
     #[test]
@@ -371,6 +418,7 @@ proptest! {
                     let kept = own.all(|address| {
                         claimants(&world, *address) > 1
                             || was.contains(address) == dropped.contains(address)
+                            || may_be_management(&after, device, *address)
                     });
                     prop_assert!(kept);
                 }

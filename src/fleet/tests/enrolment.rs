@@ -18,6 +18,7 @@ async fn a_device_gets_its_identity_tenant_and_tags_from_the_server() {
     assert_eq!(view.tags["kind"], "laptop");
     assert_eq!(view.host_name, "laptop", "control characters are gone");
     assert_eq!(view.addresses, ["10.0.0.1"]);
+    assert_eq!(view.connects_from.as_deref(), Some("127.0.0.1"));
     assert!(!view.connected);
     let enrolled = lab.event(|event| match &event.what {
         Happening::Enrolled { device, .. } => Some((device.clone(), event.tenant.clone())),

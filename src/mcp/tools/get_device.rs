@@ -33,7 +33,14 @@ pub struct Device {
     pub connected: bool,
     /// The kernel has read back everything that should be in force.
     pub up_to_date: bool,
+    /// What it says to hold: claims.
     pub addresses: Vec<String>,
+    /// How many more it holds, when there are too many to be listed.
+    #[serde(skip_serializing_if = "is_none_left_out")]
+    pub addresses_left_out: u32,
+    /// Where its connection to the operator comes from, as the operator sees it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connects_from: Option<String>,
     pub os: String,
     pub kernel: String,
     pub agent_version: String,
@@ -79,6 +86,10 @@ pub fn confirm(hold: &str) -> String {
     format!("seawall release confirm {hold}")
 }
 
+fn is_none_left_out(number: &u32) -> bool {
+    *number == 0
+}
+
 const MOST_TEXT: usize = 256;
 const MOST_LISTED: usize = 100;
 
@@ -86,6 +97,8 @@ impl From<DeviceView> for Device {
     fn from(view: DeviceView) -> Self {
         let text = |text: &str| clean(text, MOST_TEXT);
         let held = HeldIsolation::of(&view);
+        let not_listed = view.addresses.len().saturating_sub(MOST_LISTED);
+        let not_listed = u32::try_from(not_listed).unwrap_or(u32::MAX);
         let list = |list: &[String]| list.iter().take(MOST_LISTED).map(|t| text(t)).collect();
         Self {
             id: view.id.into(),
@@ -99,6 +112,8 @@ impl From<DeviceView> for Device {
             connected: view.connected,
             up_to_date: view.up_to_date,
             addresses: list(&view.addresses),
+            addresses_left_out: view.addresses_left_out.saturating_add(not_listed),
+            connects_from: view.connects_from.as_deref().map(text),
             os: text(&view.os),
             kernel: text(&view.kernel),
             agent_version: text(&view.agent_version),

@@ -38,6 +38,7 @@ pub struct Model {
     pub applied_isolations: String,
     #[sea_orm(column_type = "Text")]
     pub connections_cut: String,
+    pub connects_from: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -63,6 +64,7 @@ pub fn standing(standing: &DeviceStanding) -> anyhow::Result<ActiveModel> {
         applied_at: Set(applied.map(|applied| applied.at.as_millisecond())),
         applied_isolations: Set(serde_json::to_string(isolations)?),
         connections_cut: Set(serde_json::to_string(&standing.connections_cut)?),
+        connects_from: Set(standing.connects_from.map(|from| from.to_string())),
         ..Default::default()
     })
 }
@@ -121,6 +123,7 @@ fn read(row: Model) -> anyhow::Result<DeviceRecord> {
         standing: DeviceStanding {
             facts: serde_json::from_str(&row.facts)?,
             addresses: serde_json::from_str(&row.addresses)?,
+            connects_from: row.connects_from.map(|from| from.parse()).transpose()?,
             last_seen: super::time(row.last_seen)?,
             applied,
             connections_cut: serde_json::from_str(&row.connections_cut)?,

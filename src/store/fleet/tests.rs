@@ -44,6 +44,7 @@ async fn a_device_reads_back_as_it_was_enrolled_and_saved() {
     let now = records::now();
     device.standing.facts.host_name = "lap'top \"1\"".to_owned();
     device.standing.addresses = BTreeMap::from([("fe80::1".parse().unwrap(), now)]);
+    device.standing.connects_from = Some("2001:db8::9".parse().unwrap());
     device.standing.last_seen = Some(now);
     device.standing.connections_cut = BTreeMap::from([("uid".to_owned(), 4)]);
     device.standing.applied = Some(AppliedState {

@@ -70,6 +70,22 @@ pub fn drop_quarantined(rendered: &mut Rendered, state: &DeviceState) {
     }
 }
 
+/// Router solicitations and advertisements of quarantined hosts, which come before the rest of neighbour
+/// discovery is accepted: else a breached host goes on telling its peers by which way they send.
+pub fn drop_routers_that_are_quarantined(rendered: &mut Rendered) {
+    rendered.add_counted(
+        HookPoint::Input.name(),
+        QUARANTINE,
+        false,
+        vec![
+            expr::icmp_type(Family::V6, &[133, 134]),
+            expr::address_in_set(quarantine_set(Family::V6), Family::V6, Side::Source),
+            expr::counter(),
+            expr::drop(),
+        ],
+    );
+}
+
 /// From a management address of this host to a quarantined one: connections that this host opens.
 fn keep_path(rendered: &mut Rendered, path: &QuarantinePath) {
     let family = Family::of(path.from.addr());

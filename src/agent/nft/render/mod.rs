@@ -1,5 +1,6 @@
 //! A device state as the content of the agent's table. The order in each base chain is: loopback, the
-//! operator, neighbour discovery, quarantined peers, DHCP, then either this host's isolation or the
+//! operator, neighbour discovery (a quarantined peer's word about routes excepted), quarantined peers, DHCP,
+//! then either this host's isolation or the
 //! policies. Rules of policies are `policy`'s, the rest of what cuts is `containment`'s.
 
 mod containment;
@@ -86,7 +87,8 @@ pub fn render(state: &DeviceState, situation: &Situation) -> Rendered {
     rendered.keep_tracking();
     rendered.accept_loopback();
     rendered.accept_operator(state, situation);
-    rendered.accept_neighbour_discovery();
+    containment::drop_routers_that_are_quarantined(&mut rendered);
+    rendered.accept_neighbour_discovery(state.isolation.is_some());
     containment::drop_quarantined(&mut rendered, state);
     rendered.accept_dhcp(state.isolation.is_some());
     match &state.isolation {
@@ -172,13 +174,19 @@ impl Rendered {
 
     /// Router and neighbour solicitations and advertisements (RFC 4861), whose hop limit shows that no
     /// router forwarded them; and multicast listener reports and queries (RFC 2710, RFC 3810), without
-    /// which switches that watch them stop delivering the solicitations.
-    fn accept_neighbour_discovery(&mut self) {
+    /// which switches that watch them stop delivering the solicitations. An isolated host goes on
+    /// hearing routers, for its addresses are theirs to prolong and management reaches it by them; it
+    /// calls itself a router no more. Redirects are no part of it.
+    fn accept_neighbour_discovery(&mut self, isolated: bool) {
         for hook in [HookPoint::Input, HookPoint::Output] {
+            let types: &[u8] = match (hook, isolated) {
+                (HookPoint::Output, true) => &[133, 135, 136],
+                _ => &[133, 134, 135, 136],
+            };
             self.add(
                 hook,
                 vec![
-                    expr::icmp_type(Family::V6, &[133, 134, 135, 136]),
+                    expr::icmp_type(Family::V6, types),
                     expr::hop_limit(255),
                     expr::accept(),
                 ],
