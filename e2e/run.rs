@@ -3,6 +3,8 @@
 //! Logs of the last runs are kept to be read; databases go when the run ends.
 
 use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -27,7 +29,9 @@ impl Run {
         let runs = runs();
         let name = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
         let dir = runs.join(format!("{name}-{}", std::process::id()));
-        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        fs::create_dir_all(&runs).with_context(|| format!("creating {}", runs.display()))?;
+        // Kubeconfigs and keys of every right are in it.
+        private_folder(&dir).with_context(|| format!("creating {}", dir.display()))?;
         let alive = File::create(dir.join("alive"))?;
         alive.lock()?;
         tidy(&runs);
@@ -54,6 +58,11 @@ pub fn scratch(name: &str) -> anyhow::Result<PathBuf> {
     let dir = Path::new(&run).join(format!("{name}-{number}"));
     fs::create_dir_all(&dir)?;
     Ok(dir)
+}
+
+/// Makes a folder that nobody else can enter.
+pub fn private_folder(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(dir)
 }
 
 fn runs() -> PathBuf {

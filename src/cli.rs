@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::access::command::KeysArgs;
 use crate::agent::AgentArgs;
 use crate::audit::cli::VerifyArgs;
+use crate::audit::prove::ProveArgs;
 use crate::crds::CrdsArgs;
 use crate::fleet::cli::FleetArgs;
 use crate::mcp::command::McpArgs;
@@ -39,6 +40,8 @@ pub enum Command {
     Fleet(FleetArgs),
     /// Check an audit log, or a proof of one of its entries, offline.
     Verify(VerifyArgs),
+    /// Print the proof that an entry is in the audit log, for somebody who has not the log.
+    Prove(ProveArgs),
 }
 
 /// Runs the command and turns an error into words on standard error.
@@ -52,6 +55,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Mcp(args) => crate::mcp::command::run(*args),
         Command::Fleet(args) => crate::fleet::cli::run(&args),
         Command::Verify(args) => crate::audit::cli::run(&args),
+        Command::Prove(args) => crate::audit::prove::run(&args),
     };
     match result {
         Ok(code) => code,

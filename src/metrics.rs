@@ -25,9 +25,15 @@ pub struct Metrics {
     pub compile_seconds: Histogram,
     /// From the watch event of an Isolation to the target's read-back.
     pub isolation_seconds: Histogram,
+    /// Its parts, and those of the peers' way.
+    pub isolation_stage_seconds: Family<StageLabels, Histogram>,
     pub status_writes: Family<OutcomeLabel, Counter>,
     /// Isolations that are gone from the API server and kept until a person confirms.
     pub held_isolations: Gauge,
+    /// Addresses that no agent's resource may cut, beside those given by flag.
+    pub protected_addresses: Family<PartLabel, Gauge>,
+    /// 1 while the list of the kind, where such addresses are, can be read.
+    pub protected_read: Family<PartKindLabel, Gauge>,
     /// Entries that the audit log could not take.
     pub audit_failures: Counter,
 }
@@ -35,6 +41,27 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct KindLabel {
     pub kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PartLabel {
+    /// `api_server` or `cluster_dns`.
+    pub part: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PartKindLabel {
+    /// As in [`PartLabel`].
+    pub part: &'static str,
+    pub kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StageLabels {
+    /// `self`, the Isolation's target, or `peer`.
+    pub point: &'static str,
+    /// `compile`, `send`, `on_the_way`, and of the device `verify`, `persist`, `apply`, `cut`, `read_back`.
+    pub stage: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,6 +81,10 @@ const LATENCY_BUCKETS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
 ];
 
+fn latency() -> Histogram {
+    Histogram::new(LATENCY_BUCKETS)
+}
+
 impl Metrics {
     pub fn new() -> Self {
         let metrics = Self {
@@ -64,8 +95,11 @@ impl Metrics {
             compiles: Counter::default(),
             compile_seconds: Histogram::new(LATENCY_BUCKETS),
             isolation_seconds: Histogram::new(LATENCY_BUCKETS),
+            isolation_stage_seconds: Family::new_with_constructor(latency),
             status_writes: Family::default(),
             held_isolations: Gauge::default(),
+            protected_addresses: Family::default(),
+            protected_read: Family::default(),
             audit_failures: Counter::default(),
         };
         metrics.register_own();
@@ -101,6 +135,11 @@ impl Metrics {
                 self.isolation_seconds.clone(),
             );
             registry.register(
+                "isolation_stage_seconds",
+                "Parts of the way of an Isolation, from the watch event to the read-back",
+                self.isolation_stage_seconds.clone(),
+            );
+            registry.register(
                 "status_writes",
                 "Writes of a status",
                 self.status_writes.clone(),
@@ -109,6 +148,16 @@ impl Metrics {
                 "held_isolations",
                 "Isolations that are gone from the API server and kept until a person confirms",
                 self.held_isolations.clone(),
+            );
+            registry.register(
+                "protected_addresses",
+                "Addresses that no agent's resource may cut, beside those given by flag",
+                self.protected_addresses.clone(),
+            );
+            registry.register(
+                "protected_read",
+                "1 while the list of the kind, where such addresses are, can be read",
+                self.protected_read.clone(),
             );
             registry.register(
                 "audit_failures",

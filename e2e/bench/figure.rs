@@ -1,4 +1,4 @@
-//! Figures: `target/bench/NAME.json` and a line for people.
+//! Figures: `target/bench/NAME.json`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,7 +41,6 @@ impl Figure {
         std::fs::create_dir_all(&dir)?;
         let path = dir.join(format!("{}.json", self.name));
         std::fs::write(path, serde_json::to_vec_pretty(self)?)?;
-        println!("{:>9.1} {}  {}", self.value, self.unit, self.name);
         Ok(())
     }
 }
@@ -59,8 +58,8 @@ impl Sample {
         self.0.push(ms);
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub fn median_and_p99(&self) -> (f64, f64) {
+        (self.percentile(50), self.percentile(99))
     }
 
     /// By the nearest rank, in milliseconds.
@@ -74,7 +73,7 @@ impl Sample {
 }
 
 /// Processor, cores, memory, kernel.
-fn machine() -> String {
+pub fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
         let line = text.lines().find(|line| line.starts_with(name));

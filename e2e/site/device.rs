@@ -29,6 +29,7 @@ pub struct SiteDevice {
 }
 
 impl SiteDevice {
+    /// Returns when the device has its identity; its stream may come a moment later.
     pub(super) async fn enroll(site: &Site, host: Host, join_token: &str) -> anyhow::Result<Self> {
         let dir = site.dir().to_owned();
         let state = dir.join(format!("agent-{}", host.name()));
@@ -44,7 +45,6 @@ impl SiteDevice {
         };
         device.start_agent(Some(&token_file))?;
         device.id = device.wait_enrolled().await?;
-        device.wait_connected(site).await?;
         Ok(device)
     }
 

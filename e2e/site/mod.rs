@@ -108,6 +108,7 @@ impl Site {
         let (kind, name) = (format!("kind={kind}"), format!("name={name}"));
         let token = self.join_token(&["--tag", &kind, "--tag", &name]).await?;
         let device = SiteDevice::enroll(self, host, &token).await?;
+        device.wait_connected(self).await?;
         self.devices.push(device);
         Ok(())
     }
@@ -134,7 +135,20 @@ impl Site {
             .try_collect()
             .await?;
         self.devices.extend(enrolled);
-        Ok(())
+        self.all_connected().await
+    }
+
+    /// Waits until the operator says that every device is connected and has all that it should. Asks
+    /// once for all of them: a question for each, again and again, is what the machine would be busy with.
+    async fn all_connected(&self) -> anyhow::Result<()> {
+        eventually("every device to be connected", PATIENCE, || async {
+            let text = self.seawall(&["fleet", "list", "--json"]).await?;
+            let listed: Vec<Value> = serde_json::from_str(&text)?;
+            let is_up = |device: &&Value| device["connected"] == true && device["upToDate"] == true;
+            let up = listed.iter().filter(is_up).count();
+            Ok((up >= self.devices.len()).then_some(()))
+        })
+        .await
     }
 
     /// A join token for devices of the tenant.

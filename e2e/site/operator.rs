@@ -37,7 +37,8 @@ impl Ports {
 }
 
 impl Site {
-    pub(super) fn admin_socket(&self) -> PathBuf {
+    /// Where `seawall fleet` finds the operator.
+    pub fn admin_socket(&self) -> PathBuf {
         self.dir.join("admin.sock")
     }
 
@@ -94,6 +95,13 @@ impl Site {
             .arg(self.plane.dir().join("ca.crt"));
         self.mcp = Some(Daemon::spawn("mcp", &mut command, &self.dir)?);
         self.wait_ready("mcp", self.ports.mcp).await
+    }
+
+    /// What Prometheus would read.
+    pub async fn operator_metrics(&self) -> anyhow::Result<String> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.ports.health);
+        let answer = reqwest::get(url).await?.error_for_status()?;
+        Ok(answer.text().await?)
     }
 
     /// Ends the operator without a warning, as a lost node does.

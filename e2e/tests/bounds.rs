@@ -268,7 +268,6 @@ reason: everything
 management: [{cidr: 10.0.9.0/24, ports: [{protocol: TCP, port: 22, endPort: 23}]}]
 incident: inc_01
 probes: Keep
-notify: true
 expiresAt: "2030-01-01T00:00:00Z"
 "#;
 

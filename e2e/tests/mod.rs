@@ -9,6 +9,7 @@ mod control_plane;
 mod lab;
 mod mcp;
 mod operator;
+mod private;
 mod process;
 mod refusals;
 mod toolset;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Trial> {
         lab::all(),
         mcp::all(),
         operator::all(),
+        private::all(),
         process::all(),
         refusals::all(),
         toolset::all(),

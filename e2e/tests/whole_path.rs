@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use libtest_mimic::Trial;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{case, eventually};
 use crate::lab::{Family, Flow, Reach, Responder, Transport, reach};
@@ -17,6 +18,10 @@ pub fn all() -> Vec<Trial> {
         case(
             "an isolation that a person applies cuts open connections of every kind, and deleting it gives them back",
             a_persons_isolation,
+        ),
+        case(
+            "an agent's isolation is read back by device and peers, and its answer tells how long each part of the way took",
+            an_agents_isolation,
         ),
         case(
             "an isolated device stays cut while its agent is dead, when it starts again, and after a reboot without an operator",
@@ -150,6 +155,50 @@ async fn a_persons_isolation() -> anyhow::Result<()> {
     plant.site.plane.kubectl(&delete).await?;
     eventually("traffic to flow again", Duration::from_secs(10), || async {
         Ok(plant.reaches("ws-1", Reach::ALL).await.ok())
+    })
+    .await
+}
+
+async fn an_agents_isolation() -> anyhow::Result<()> {
+    let plant = Plant::build().await?;
+    let agent = plant
+        .site
+        .agent("responder", "Contain", Some("{devices: {all: true}}"))
+        .await?;
+    let device = plant.site.device("ws-1").id.clone();
+    let arguments = json!({"device_id": device, "reason": "Lateral movement"});
+    let answer = agent.must("isolate_device", arguments).await?;
+    let said = &answer.structured;
+    anyhow::ensure!(
+        said["in_force"] == "Everywhere" && said["peers"]["programmed"] == 1,
+        "{said}"
+    );
+    plant.reaches("ws-1", Reach::NONE).await?;
+
+    let stages = said["stages_ms"].as_object().context("stages")?;
+    let part = |name: &str| stages[name].as_f64().unwrap_or_default();
+    for name in [
+        "intent_durable",
+        "written",
+        "device_apply",
+        "device_read_back",
+        "recorded",
+    ] {
+        anyhow::ensure!(part(name) > 0.0, "{name}: {said}");
+    }
+    let sum: f64 = stages.values().filter_map(Value::as_f64).sum();
+    let whole = said["milliseconds"].as_f64().unwrap_or_default();
+    // One is in whole milliseconds, the other in parts rounded to microseconds.
+    anyhow::ensure!((sum - whole).abs() < 2.0, "{sum} of {whole}: {said}");
+    anyhow::ensure!(answer.took.as_secs_f64() * 1000.0 > sum, "{said}");
+
+    eventually("the parts to be counted", ANSWER * 4, || async {
+        let metrics = plant.site.operator_metrics().await?;
+        let counted = |point, stage| {
+            let labels = format!("{{point=\"{point}\",stage=\"{stage}\"}}");
+            metrics.contains(&format!("seawall_isolation_stage_seconds_count{labels} 1"))
+        };
+        Ok((counted("self", "apply") && counted("peer", "read_back")).then_some(()))
     })
     .await
 }

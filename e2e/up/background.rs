@@ -1,6 +1,7 @@
 //! The part outside: a process in the background that holds the world, found again by a file with its id.
 
-use std::fs::{self, File};
+use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -10,7 +11,8 @@ use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Addresses, FOLDER, forward};
+use super::{Addresses, FOLDER, forward, private_file};
+use crate::run::private_folder;
 
 /// A first start builds the control plane's programs.
 const STARTED: Duration = Duration::from_secs(30 * 60);
@@ -34,7 +36,8 @@ pub fn outside(
             mcp: mcp.local_addr()?,
             api_server: api_server.local_addr()?,
         };
-        fs::write(folder.join("outer.json"), serde_json::to_vec(&outer)?)?;
+        let outer = serde_json::to_vec(&outer)?;
+        private_file(&folder.join("outer.json"))?.write_all(&outer)?;
         forward::listen(mcp, folder.join("mcp.sock"));
         forward::listen(api_server, folder.join("api-server.sock"));
         return hold(&[(FOLDER.into(), folder.display().to_string())]);
@@ -54,9 +57,12 @@ fn loopback() -> anyhow::Result<TcpListener> {
 fn start() -> anyhow::Result<ExitCode> {
     let folder = folder();
     let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder)?;
+    if let Some(target) = folder.parent() {
+        fs::create_dir_all(target)?;
+    }
+    private_folder(&folder)?;
     let log = folder.join("log");
-    let file = File::create(&log)?;
+    let file = private_file(&log)?;
     // A session of its own, so that it outlives the terminal.
     let mut child = Command::new("setsid")
         .arg(std::env::current_exe()?)

@@ -6,7 +6,10 @@ mod forward;
 
 pub use background::{down, outside};
 
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -42,12 +45,21 @@ pub async fn inside() -> anyhow::Result<ExitCode> {
         inner.api_server,
     )?);
     let words = welcome(&demo, &folder, &inner, &outer).await?;
-    std::fs::write(folder.join("welcome.new"), words)?;
+    private_file(&folder.join("welcome.new"))?.write_all(words.as_bytes())?;
     std::fs::rename(folder.join("welcome.new"), folder.join("welcome"))?;
     // Ends when the process outside is told to.
     tasks.join_all().await;
     drop(demo);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Made anew, and its owner's alone from its first moment: keys and kubeconfigs are in these files.
+pub fn private_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
 }
 
 async fn welcome(
@@ -62,7 +74,7 @@ async fn welcome(
     let config = std::fs::read_to_string(site.plane.admin_kubeconfig())?;
     let kubeconfig = folder.join("kubeconfig");
     let (from, to) = (inner.api_server.to_string(), outer.api_server.to_string());
-    std::fs::write(&kubeconfig, config.replace(&from, &to))?;
+    private_file(&kubeconfig)?.write_all(config.replace(&from, &to).as_bytes())?;
     let kubectl = site.plane.tool_path("kubectl")?;
     let url = format!("http://{}/mcp", outer.mcp);
     let devices: Vec<String> = site
@@ -80,6 +92,9 @@ kubectl --kubeconfig {kubeconfig} get isolations,policies,apikeyscopes -A
 devices
 {devices}
 
+{seawall} fleet --socket {admin_socket} list
+        (`{seawall} fleet --help` says what else there is: join tokens, tags, revocation)
+
 Claude Code
   claude mcp add --transport http seawall {url} --header \"Authorization: Bearer {key}\"
 
@@ -94,6 +109,7 @@ Clients that speak stdio
         kubeconfig = kubeconfig.display(),
         kubectl = kubectl.display(),
         devices = devices.join("\n"),
+        admin_socket = site.admin_socket().display(),
         seawall = env!("CARGO_BIN_EXE_seawall"),
         logs = site.dir().display(),
     ))

@@ -234,7 +234,7 @@ fn target(principal: &Principal, intent: &Intent) -> Option<Refusal> {
         Target::Fleet => refusal(
             RefusalCode::OutsideTargets,
             format!(
-                "{} may not act on the whole fleet: name devices of its targets",
+                "{} may not act on the whole fleet, which subjects mean that choose by trust level, workloads or users alone: name devices of its targets, or the tags of its targets",
                 Scope(principal)
             ),
         ),
@@ -306,14 +306,14 @@ fn length(principal: &Principal, intent: &Intent) -> Option<Refusal> {
         Lasts::For(_) => refusal(
             RefusalCode::TooLong,
             format!(
-                "{} isolates, also by a default of Deny, for at most {limit}: give a ttl of at most {limit}",
+                "{} isolates, also by a Deny by default or of devices, for at most {limit}: give a ttl of at most {limit}",
                 Scope(principal)
             ),
         ),
         Lasts::UntilDeleted => refusal(
             RefusalCode::EndRequired,
             format!(
-                "isolations and defaults of Deny of {} must end: give a ttl of at most {limit}",
+                "isolations of {}, also by a Deny by default or of devices, must end: give a ttl of at most {limit}",
                 Scope(principal)
             ),
         ),

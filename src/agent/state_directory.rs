@@ -177,10 +177,29 @@ pub struct Prepared {
     name: PathBuf,
 }
 
+/// Content that is the file's for everybody who opens it, and after a power cut perhaps not yet.
+#[derive(Debug)]
+#[must_use]
+pub struct Renamed {
+    directory: PathBuf,
+}
+
 impl Prepared {
     pub fn commit(self) -> anyhow::Result<()> {
+        self.rename()?.sync()
+    }
+
+    pub fn rename(self) -> anyhow::Result<Renamed> {
         std::fs::rename(&self.temporary, &self.name)
             .with_context(|| format!("cannot replace {}", self.name.display()))?;
+        Ok(Renamed {
+            directory: self.directory,
+        })
+    }
+}
+
+impl Renamed {
+    pub fn sync(self) -> anyhow::Result<()> {
         sync_directory(&self.directory)
     }
 }

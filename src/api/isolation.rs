@@ -33,7 +33,7 @@ use super::selectors::pod_selector_schema;
     ),
     printcolumn(
         name = "Expires",
-        type_ = "date",
+        type_ = "string",
         json_path = ".spec.expiresAt",
         priority = 1
     ),
@@ -70,16 +70,9 @@ pub struct IsolationSpec {
     /// For workloads: whether the kubelet's probes are cut as well.
     #[serde(default)]
     pub probes: Probes,
-    /// Whether the configured channels are told.
-    #[serde(default = "enabled")]
-    pub notify: bool,
     /// When the isolation ends by itself; absent means when it is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-}
-
-fn enabled() -> bool {
-    true
 }
 
 /// Exactly one of these.

@@ -44,10 +44,11 @@ pub struct PortRange {
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = ("isCIDR(self.cidr) && cidr(self.cidr) == cidr(self.cidr).masked()", "cidr must be a network such as 10.0.9.0/24 or 2001:db8::/64, with no host bits set; a single address is written 10.0.9.7/32")
+    validation = ("isCIDR(self.cidr) && cidr(self.cidr) == cidr(self.cidr).masked()", "cidr must be a network such as 10.0.9.0/24 or 2001:db8::/64, with no host bits set; a single address is written 10.0.9.7/32; IPv4 is written as IPv4, not as ::ffff:10.0.9.0/120"),
+    validation = ("!isCIDR(self.cidr) || cidr(self.cidr).prefixLength() >= (cidr(self.cidr).ip().family() == 4 ? 8 : 16)", "a management network wider than /8 (IPv6 /16) would leave the isolated target in reach of everybody: name the networks that manage it")
 )]
 pub struct ManagementPath {
-    /// The network that may connect, IPv4 or IPv6.
+    /// The network that may connect, IPv4 of /8 or narrower, or IPv6 of /16 or narrower.
     #[schemars(length(max = 43))]
     pub cidr: String,
     /// The local ports it may connect to; absent means every port.

@@ -42,7 +42,7 @@ use super::selectors::{DeviceSelector, WorkloadSelector};
     ),
     printcolumn(
         name = "Expires",
-        type_ = "date",
+        type_ = "string",
         json_path = ".spec.expiresAt",
         priority = 1
     ),
@@ -206,7 +206,7 @@ pub struct Peers {
     /// Networks, IPv4 or IPv6.
     #[serde(default)]
     #[schemars(length(max = 1000), inner(length(max = 43)))]
-    #[x_kube(validation = ("self.all(c, isCIDR(c) && cidr(c) == cidr(c).masked())", "cidrs must be networks such as 10.0.9.0/24 or 2001:db8::/64, with no host bits set; a single address is written 10.0.9.7/32"))]
+    #[x_kube(validation = ("self.all(c, isCIDR(c) && cidr(c) == cidr(c).masked())", "cidrs must be networks such as 10.0.9.0/24 or 2001:db8::/64, with no host bits set; a single address is written 10.0.9.7/32; IPv4 is written as IPv4, not as ::ffff:10.0.9.0/120"))]
     pub cidrs: Vec<String>,
     #[serde(default)]
     #[schemars(

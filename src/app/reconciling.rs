@@ -10,7 +10,7 @@ use super::Operator;
 use crate::admission;
 use crate::api::{ApiKeyScope, Isolation, Policy, stamps};
 use crate::domain::names::ObjectKey;
-use crate::domain::world::{Protected, Settings, World};
+use crate::domain::world::{Settings, World};
 use crate::enforce::access::{RoleBindings, ServiceAccounts};
 use crate::enforce::holds::HoldKeeper;
 use crate::enforce::netpol::NetworkPolicies;
@@ -18,7 +18,7 @@ use crate::local::{self, AuditTrail, Sources};
 use crate::operator::auditing::Auditing;
 use crate::operator::base::Base;
 use crate::operator::local_sources::{self, LocalDevices, LocalScopes, LocalStandings, Views};
-use crate::operator::{kind_check, protected, recorder};
+use crate::operator::{kind_check, recorder};
 use crate::reconcile::holds::HoldList;
 use crate::reconcile::{Inputs, Outputs, Reconciler, in_force};
 use crate::status::StatusTask;
@@ -42,6 +42,7 @@ impl Operator {
             mandate: self.mandate.clone(),
             confirmations,
             questions,
+            protected: self.watch_protected(),
             store: Arc::clone(&base.in_force),
             kind_check: kind_check::of(self.client.clone()),
         };
@@ -101,7 +102,8 @@ impl Operator {
         let settings = Settings {
             system_namespace: self.args.system_namespace.clone(),
             operator: self.args.operator_addresses.iter().copied().collect(),
-            protected: self.protected().await,
+            // The loop compiles nothing before it has heard what is.
+            protected: Vec::new(),
         };
         let reconciler = Reconciler::new(
             settings,
@@ -143,12 +145,6 @@ impl Operator {
         self.tasks.spawn("the local API", async move {
             local_sources::serve(&path, local::router::router(sources), stop).await
         });
-    }
-
-    async fn protected(&self) -> Vec<Protected> {
-        let mut protected = self.args.protected.clone();
-        protected.extend(protected::discover(&self.client, &self.args.cluster_dns).await);
-        protected
     }
 
     fn spawn_hold_keeper(

@@ -1,7 +1,8 @@
 //! Starts watches, each with the task that narrows and passes on what it sees, and the appliers that
 //! have a watch of their own.
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DynamicObject;
 use kube::discovery::ApiResource;
 use kube::{Api, Client};
@@ -11,9 +12,12 @@ use tokio::sync::{mpsc, watch};
 use super::Operator;
 use crate::admission;
 use crate::api::stamps;
+use crate::domain::names::ObjectKey;
+use crate::domain::world::Protected;
 use crate::enforce::holds::{StoredHolds, stored as stored_holds};
 use crate::enforce::owned::{Applier, Owned, Placed, Wanted, stored};
-use crate::metrics::KindLabel;
+use crate::metrics::{KindLabel, PartKindLabel};
+use crate::operator::protected::{self, Addresses, Part, Protecting, Source};
 use crate::reconcile::holds::CONFIG_MAP;
 use crate::watch::{Change, Kind, Raw, Watch, Watched, narrow};
 
@@ -99,12 +103,74 @@ impl Operator {
             synced.set(i64::from(why_not.is_none()));
         };
         synced(watch.kind, Some("its list is not read yet"));
+        self.spawn_watching(watch, out, synced);
+        changes
+    }
+
+    fn spawn_watching<T: Send + 'static>(
+        &mut self,
+        watch: Watch<T>,
+        out: mpsc::Sender<Change<T>>,
+        synced: impl Fn(Kind, Option<&str>) + Send + Sync + 'static,
+    ) {
         let stop = self.stop.clone();
         self.tasks.spawn("a watch", async move {
             watch.run(out, synced, stop).await;
             Ok(())
         });
-        changes
+    }
+
+    /// Watches where the API server and the cluster's DNS are. The loop waits for the first answers; a
+    /// list that can't be had is one.
+    pub(super) fn watch_protected(&mut self) -> watch::Receiver<Option<Vec<Protected>>> {
+        let api_server = ObjectKey::new("default", "kubernetes");
+        let dns = self.args.cluster_dns.clone();
+        let of_dns = format!("kubernetes.io/service-name={}", dns.name);
+        let sources = vec![
+            self.spawn_protected(Part::ApiServer, services(&self.client, &api_server)),
+            // The API server's own slice has the name of its Service, and the right is for that name.
+            self.spawn_protected(
+                Part::ApiServer,
+                slices(&self.client, &api_server.namespace).named(&api_server.name),
+            ),
+            self.spawn_protected(Part::ClusterDns, services(&self.client, &dns)),
+            self.spawn_protected(
+                Part::ClusterDns,
+                slices(&self.client, &dns.namespace).labelled(&of_dns),
+            ),
+        ];
+        self.health.send_modify(|health| {
+            let why = "it is not read yet where the API server and the cluster's DNS are";
+            health
+                .waiting_for
+                .insert(protected::WAITED_FOR, why.to_owned());
+        });
+        let (out, protected) = watch::channel(None);
+        let protecting = Protecting {
+            given: self.args.protected.clone(),
+            sources,
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
+            out,
+        };
+        self.tasks
+            .spawn("what is protected", protecting.run(self.stop.clone()));
+        protected
+    }
+
+    fn spawn_protected(&mut self, part: Part, watch: Watch<Addresses>) -> Source {
+        let (out, changes) = mpsc::channel(CHANGES);
+        let read = self.metrics.protected_read.clone();
+        let synced = move |kind: Kind, why_not: Option<&str>| {
+            let label = PartKindLabel {
+                part: part.label().part,
+                kind: kind.as_str(),
+            };
+            read.get_or_create(&label).set(i64::from(why_not.is_none()));
+        };
+        synced(watch.kind, Some("its list is not read yet"));
+        self.spawn_watching(watch, out, synced);
+        Source { part, changes }
     }
 
     /// Watches the list of holds.
@@ -117,6 +183,18 @@ impl Operator {
         );
         self.spawn_watch(Watch::all(maps, Kind::Holds, stored_holds).named(CONFIG_MAP))
     }
+}
+
+fn services(client: &Client, service: &ObjectKey) -> Watch<Addresses> {
+    let resource = ApiResource::erase::<Service>(&());
+    let objects = api(client, &resource, Some(&service.namespace));
+    Watch::all(objects, Kind::Service, protected::of_service).named(&service.name)
+}
+
+fn slices(client: &Client, namespace: &str) -> Watch<Addresses> {
+    let resource = ApiResource::erase::<EndpointSlice>(&());
+    let objects = api(client, &resource, Some(namespace));
+    Watch::all(objects, Kind::EndpointSlice, protected::of_slice)
 }
 
 fn api(client: &Client, resource: &ApiResource, namespace: Option<&str>) -> Api<DynamicObject> {

@@ -193,7 +193,7 @@ fn check_proof(
 }
 
 /// Keys as given: each a verifier key, or a file of them.
-fn keys(given: &[String]) -> Result<Option<Vec<VerifierKey>>> {
+pub fn keys(given: &[String]) -> Result<Option<Vec<VerifierKey>>> {
     if given.is_empty() {
         return Ok(None);
     }
@@ -214,7 +214,7 @@ fn keys(given: &[String]) -> Result<Option<Vec<VerifierKey>>> {
     Ok(Some(keys))
 }
 
-fn read_text(path: &Path) -> Result<String> {
+pub fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
 }
 

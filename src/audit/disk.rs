@@ -4,8 +4,9 @@
 //! decided by [`super::writer`]. In tests each step can fail, and what was not synced can be lost,
 //! as in a crash (see [`faults`]).
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 pub const JOURNAL: &str = "journal";
@@ -26,11 +27,16 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Creates the directory when it is missing and takes the lock. `WouldBlock` means that
+    /// Creates the directory when it is missing, its owner's alone, and takes the lock. `WouldBlock` means that
     /// another writer holds it.
     pub fn lock(root: &Path) -> io::Result<Self> {
-        if !root.is_dir() {
-            fs::create_dir_all(root)?;
+        if root.is_dir() {
+            shut(root)?;
+        } else {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(PRIVATE)
+                .create(root)?;
             File::open(std::path::absolute(root)?.parent().unwrap_or(root))?.sync_all()?;
         }
         let lock = OpenOptions::new()
@@ -181,6 +187,21 @@ impl Disk {
     }
 }
 
+/// Entries have what agents asked for, in full: nobody else enters the directory.
+const PRIVATE: u32 = 0o700;
+
+/// Takes a directory that was made for all from others, if it is ours: on a volume it may be nobody's
+/// to change.
+fn shut(root: &Path) -> io::Result<()> {
+    if fs::metadata(root)?.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    match fs::set_permissions(root, Permissions::from_mode(PRIVATE)) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Tests of this process don't wait for the disk: what a crash would take is told by [`faults`].
 fn flush(file: &File, how: fn(&File) -> io::Result<()>) -> io::Result<()> {
     #[cfg(test)]
@@ -193,6 +214,23 @@ fn flush(file: &File, how: fn(&File) -> io::Result<()>) -> io::Result<()> {
 pub struct AppendFailure {
     pub error: io::Error,
     pub journal_usable: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_is_its_owners_alone_also_one_that_was_made_for_all() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("audit");
+        let mode = || fs::metadata(&root).unwrap().permissions().mode() & 0o777;
+        drop(Disk::lock(&root).unwrap());
+        assert_eq!(mode(), 0o700);
+        fs::set_permissions(&root, Permissions::from_mode(0o755)).unwrap();
+        drop(Disk::lock(&root).unwrap());
+        assert_eq!(mode(), 0o700);
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod merkle;
 pub mod note;
 pub mod print;
 pub mod proof;
+pub mod prove;
 pub mod reader;
 mod recover;
 #[cfg(test)]

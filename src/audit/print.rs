@@ -98,7 +98,6 @@ fn words(body: &Body) -> String {
                 list(" keeping", &hold.objects)
             )
         }
-        Body::Key(key) => format!("{} for {} ({})", key.event, key.scope, key.key_hash),
         Body::Service(service) => format!(
             "{} version {}{}",
             service.event,

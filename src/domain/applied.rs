@@ -1,6 +1,7 @@
 //! What enforcement points have acknowledged: the other half of every status.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -51,7 +52,7 @@ pub struct DeviceApplied {
     /// Its stream is open.
     pub connected: bool,
     /// The resources of the state that it last read back.
-    pub sources: BTreeSet<Source>,
+    pub sources: Arc<BTreeSet<Source>>,
     /// The hash of that state; empty before the first.
     pub state_hash: String,
     pub at: Option<Timestamp>,

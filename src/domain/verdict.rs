@@ -38,6 +38,8 @@ pub enum Reason {
     NotSupported,
     /// Wider than may be blocked.
     TooWide,
+    /// A key that another scope holds too.
+    DuplicateKey,
     Malformed,
 }
 
@@ -51,6 +53,7 @@ impl Reason {
             Self::OtherTenant => "OtherTenant",
             Self::NotSupported => "NotSupported",
             Self::TooWide => "TooWide",
+            Self::DuplicateKey => "DuplicateKey",
             Self::Malformed => "Malformed",
         }
     }
@@ -110,4 +113,6 @@ pub struct ScopeVerdict {
     pub role: Option<Access>,
     /// The tools that the agent sees.
     pub tools: BTreeSet<String>,
+    /// Keys that it holds and nobody may use, each with who else holds it.
+    pub shared_keys: Vec<String>,
 }

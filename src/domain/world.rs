@@ -32,7 +32,7 @@ pub struct Settings {
     /// Where agents reach the operator; an isolated device keeps these for its agent.
     #[serde(default)]
     pub operator: BTreeSet<SocketAddr>,
-    /// Addresses that no rule may cut, each with what they are ("the API server").
+    /// What no agent's Deny and no isolation may cut, each with what it is ("the API server").
     #[serde(default)]
     pub protected: Vec<Protected>,
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
@@ -63,7 +63,11 @@ impl HoldKeeper {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 change = self.changes.recv() => {
-                    let change = change.context("the watch of the ConfigMap seawall-holds ended")?;
+                    let Some(change) = change else {
+                        // Asked to stop, the watch may end between the two looks of one poll.
+                        ensure!(stop.is_cancelled(), "the watch of the ConfigMap seawall-holds ended");
+                        return Ok(());
+                    };
                     observe(&mut stored, change);
                 }
                 changed = self.wanted.changed() => if changed.is_err() { return Ok(()) },

@@ -104,6 +104,8 @@ impl<K: Owned> Applier<K> {
                 () = stop.cancelled() => return Ok(()),
                 change = self.changes.recv() => match change {
                     Some(change) => known.observe(change),
+                    // Asked to stop, the watch may end between the two looks of one poll.
+                    None if stop.is_cancelled() => return Ok(()),
                     None => anyhow::bail!("the watch of {} ended", K::resource().kind),
                 },
                 changed = self.wanted.changed() => if changed.is_err() { return Ok(()) },

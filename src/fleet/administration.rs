@@ -128,7 +128,7 @@ impl Fleet {
         };
         let tenant = member.map(|member| member.record.tenant);
         self.tell(by.to_owned(), tenant, happening);
-        self.changed();
+        self.facts_changed();
         Ok(())
     }
 
@@ -161,7 +161,7 @@ impl Fleet {
             tags: tags.clone(),
         };
         self.tell(by.to_owned(), tenant, happening);
-        self.changed();
+        self.facts_changed();
         Ok(tags)
     }
 

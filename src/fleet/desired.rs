@@ -13,7 +13,7 @@ use crate::domain::names::DeviceId;
 
 impl Fleet {
     /// The whole of what should be in force, in the order of its waves: the first is sent at once, each
-    /// later one when those before it have answered, or 25 ms later. A device that has a state
+    /// later one when those before it have answered, or 100 ms later. A device that has a state
     /// already, or was told to apply it, is not told again. A device in no wave keeps what it has.
     pub fn set_desired(&self, waves: Vec<BTreeMap<DeviceId, DeviceState>>) {
         let known = self.known_states();
@@ -74,7 +74,7 @@ impl Fleet {
         }
         drop(roster);
         if moved {
-            self.changed();
+            self.facts_changed();
         }
         behind
     }
@@ -144,6 +144,7 @@ impl Fleet {
             member.signed = Some(Signed {
                 revision,
                 hash: desired.hash.clone(),
+                sent: Instant::now(),
                 bundle: bundle.clone(),
             });
         }

@@ -130,7 +130,7 @@ impl Fleet {
         };
         self.tell(remote(from), Some(device.tenant.clone()), happening);
         self.roster().insert(device);
-        self.changed();
+        self.facts_changed();
     }
 }
 

@@ -11,11 +11,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::allowance::Allowance;
+use super::delivery::Deliveries;
 use super::outbox::Outbox;
 use super::proto;
 use super::records::{AppliedState, DeviceRecord, DeviceStanding};
 use crate::domain::applied::DeviceApplied;
-use crate::domain::enforcement::{DeviceState, SourceKind};
+use crate::domain::enforcement::{DeviceState, Source, SourceKind};
 use crate::local::types::RuleCount;
 
 /// States that were sent and may still be acknowledged.
@@ -33,12 +34,18 @@ const TELLINGS: (u32, f64) = (30, 1.0 / 30.0);
 pub struct Desired {
     pub state: DeviceState,
     pub hash: String,
+    /// The resources in it, to be handed out without a copy.
+    pub sources: Arc<BTreeSet<Source>>,
+    /// When it was first wanted.
+    pub since: Instant,
 }
 
 impl Desired {
     pub fn new(state: DeviceState) -> Self {
         Self {
+            since: Instant::now(),
             hash: state.hash(),
+            sources: Arc::new(state.sources.clone()),
             state,
         }
     }
@@ -57,6 +64,8 @@ impl Desired {
 pub struct Signed {
     pub revision: u64,
     pub hash: String,
+    /// When it was first.
+    pub sent: Instant,
     pub bundle: proto::SignedBundle,
 }
 
@@ -107,8 +116,9 @@ pub struct Member {
     /// Newest last.
     sent: VecDeque<Arc<Desired>>,
     /// The state behind `record.standing.applied`, where it is known.
-    in_force: Option<Arc<Desired>>,
+    pub(super) in_force: Option<Arc<Desired>>,
     refused: Option<String>,
+    pub deliveries: Deliveries,
     pub counts: Vec<RuleCount>,
     /// How often the audit log hears of what this device says of itself.
     tellings: Allowance,
@@ -131,6 +141,7 @@ impl Member {
             sent: VecDeque::new(),
             in_force: None,
             refused: None,
+            deliveries: Deliveries::default(),
             counts: Vec::new(),
             tellings: Allowance::new(TELLINGS.0, TELLINGS.1, Instant::now()),
             unsaved: false,
@@ -334,7 +345,7 @@ impl Member {
         DeviceApplied {
             connected: self.is_connected(),
             sources: in_force
-                .map(|state| state.state.sources.clone())
+                .map(|state| Arc::clone(&state.sources))
                 .unwrap_or_default(),
             state_hash: self.applied_hash().cloned().unwrap_or_default(),
             at: standing.applied.as_ref().map(|applied| applied.at),

@@ -141,7 +141,7 @@ fn an_acknowledgement_of_an_older_state_leaves_the_newer_one_awaited() {
     }
     member.acknowledged(&applied(&one, 1), 0, Timestamp::UNIX_EPOCH);
     assert!(member.is_awaited());
-    assert_eq!(member.applied().sources, one.state.sources);
+    assert_eq!(*member.applied().sources, one.state.sources);
     assert!(!member.is_up_to_date());
     member.acknowledged(&applied(&two, 2), 0, Timestamp::UNIX_EPOCH);
     assert!(!member.is_awaited() && member.is_up_to_date());

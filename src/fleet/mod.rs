@@ -2,8 +2,8 @@
 //!
 //! Owns who is enrolled, their sessions, and the order in which they are told. It does not decide what
 //! should be in force: the operator's loop hands that over with [`Fleet::set_desired`] and reads from
-//! [`Fleet::devices`] and [`Fleet::applied`] what `compile` and `status` need; [`Fleet::changes`] says
-//! when to look again. What is kept goes through [`records::DeviceStore`] to the store, and what the
+//! [`Fleet::devices`] and [`Fleet::applied`] what `compile` and `status` need; [`Fleet::changes`] and
+//! [`Fleet::facts_changes`] say when to look again. What is kept goes through [`records::DeviceStore`] to the store, and what the
 //! audit log has to know through [`witness::Witness`].
 //!
 //! Only the leader serves agents: a [`Fleet`] that does not lead refuses them, and bundles carry the
@@ -15,6 +15,7 @@ mod allowance;
 mod claims;
 mod clean;
 pub mod cli;
+mod delivery;
 mod desired;
 mod enrol;
 pub mod join_token;
@@ -49,6 +50,7 @@ use waves::Waves;
 use witness::{FleetEvent, Happening, Witness};
 
 pub use clean::DeviceFacts;
+pub use delivery::{Delivery, OnDevice};
 
 /// The generated types of `proto/fleet.proto`.
 pub mod proto {
@@ -82,6 +84,7 @@ struct Inner {
     /// There are new waves.
     planned: Notify,
     changes: watch::Sender<u64>,
+    facts_changes: watch::Sender<u64>,
     enrolling: Semaphore,
     /// Held while a device's tags are read, changed and stored.
     tagging: tokio::sync::Mutex<()>,
@@ -119,6 +122,7 @@ impl Fleet {
             waves: Mutex::default(),
             planned: Notify::new(),
             changes: watch::Sender::new(0),
+            facts_changes: watch::Sender::new(0),
             enrolling: Semaphore::new(MOST_ENROLMENTS),
             tagging: tokio::sync::Mutex::default(),
             enrolments: Mutex::new(limits),
@@ -136,7 +140,7 @@ impl Fleet {
         let mut before = std::mem::replace(&mut *self.roster(), roster);
         before.close_all(&not_leading());
         self.waves().clear();
-        self.changed();
+        self.facts_changed();
         Ok(epoch)
     }
 
@@ -164,8 +168,19 @@ impl Fleet {
         self.0.changes.subscribe()
     }
 
+    /// Counts up whenever [`Fleet::devices`] would answer differently: not for each of two hundred
+    /// acknowledgements.
+    pub fn facts_changes(&self) -> watch::Receiver<u64> {
+        self.0.facts_changes.subscribe()
+    }
+
     fn changed(&self) {
         self.0.changes.send_modify(|count| *count += 1);
+    }
+
+    fn facts_changed(&self) {
+        self.0.facts_changes.send_modify(|count| *count += 1);
+        self.changed();
     }
 
     /// Held for moments only, never across an await.

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 use tonic::Status;
 
+use super::delivery::OnDevice;
 use super::outbox::Outbox;
 use super::witness::Happening;
 use super::{Fleet, clean, proto, records};
@@ -72,9 +73,10 @@ impl Fleet {
             }
             return Err(behind(device_epoch, epoch));
         }
-        member.comes_from(from);
-        member.claim(&addresses, at);
+        let mut moved = member.comes_from(from);
+        moved |= member.claim(&addresses, at);
         let standing = member.standing();
+        moved |= standing.facts.addresses_left_out != facts.addresses_left_out;
         standing.facts = facts;
         standing.last_seen = Some(at);
         member.reported(hello.applied.as_ref(), at);
@@ -82,12 +84,15 @@ impl Fleet {
         if member.needs_sending() {
             member.promise(now);
         }
-        roster.reassign(device, &addresses);
+        moved |= roster.reassign(device, &addresses);
         drop(roster);
         if let Some(replaced) = replaced {
             replaced.outbox.close(over());
         }
-        self.changed();
+        match moved {
+            true => self.facts_changed(),
+            false => self.changed(),
+        }
         Ok(id)
     }
 
@@ -119,11 +124,12 @@ impl Fleet {
         device: &DeviceId,
         session: u64,
         applied: &proto::Applied,
-        cut: u32,
+        ack: &proto::Ack,
     ) -> Result<(), Status> {
+        let now = (Instant::now(), records::now());
         let mut roster = self.roster();
         let member = roster.in_session(device, session).ok_or_else(over)?;
-        member.acknowledged(applied, cut, records::now());
+        member.delivered(applied, ack.connections_cut, OnDevice::said(ack), now);
         drop(roster);
         self.changed();
         Ok(())
@@ -216,7 +222,7 @@ impl Fleet {
         news |= roster.reassign(device, &addresses);
         drop(roster);
         if news {
-            self.changed();
+            self.facts_changed();
         }
         Ok(())
     }

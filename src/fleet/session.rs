@@ -152,7 +152,7 @@ impl Conversation {
                 let applied = applied
                     .ok_or_else(|| Status::invalid_argument("an Ack says what is applied"))?;
                 check(applied)?;
-                fleet.acknowledged(device, session, applied, ack.connections_cut)
+                fleet.acknowledged(device, session, applied, &ack)
             }
             Message::Refused(refused) => fleet.refused(device, session, &refused),
             Message::Heartbeat(heartbeat) => {

@@ -1,9 +1,10 @@
 //! What others read of the fleet: the facts that `compile` needs, what is applied, and what people see.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::Fleet;
 use super::member::Member;
+use super::{Delivery, Fleet};
 use crate::domain::applied::DeviceApplied;
 use crate::domain::enforcement::SourceKind;
 use crate::domain::names::DeviceId;
@@ -43,6 +44,14 @@ impl Fleet {
     /// What one device acknowledged.
     pub fn applied_of(&self, device: &DeviceId) -> Option<DeviceApplied> {
         self.roster().members.get(device).map(Member::applied)
+    }
+
+    /// How an Isolation of this generation came into force on the device, if that was lately and in this
+    /// leadership.
+    pub fn delivery(&self, device: &DeviceId, uid: &str, generation: i64) -> Option<Arc<Delivery>> {
+        let roster = self.roster();
+        let member = roster.members.get(device)?;
+        member.deliveries.of(uid, generation)
     }
 
     /// The devices of a tenant, or of all. `isolated_by` is left for those who know the Isolations: a

@@ -338,6 +338,39 @@ pub struct Standing {
     /// For an Isolation that is gone: others of the same target, by name.
     #[serde(default)]
     pub still_isolated_by: Vec<String>,
+    /// For an Isolation that came into force lately: how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moments: Option<Moments>,
+}
+
+/// When what happened on the way of an Isolation, in milliseconds before this answer: two processes
+/// need no common clock for that.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Moments {
+    /// The watch told of it.
+    pub seen: f64,
+    pub compiled: f64,
+    /// The target's bundle was signed, and on its way.
+    pub sent: f64,
+    /// The target had read it back, and said so.
+    pub acknowledged: f64,
+    /// The last of the peers that have it had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<f64>,
+    /// What the target's own steps took, in milliseconds.
+    pub on_device: DeviceSteps,
+}
+
+/// The steps of a device's agent, in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceSteps {
+    pub verify: f64,
+    pub persist: f64,
+    pub apply: f64,
+    pub cut: f64,
+    pub read_back: f64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

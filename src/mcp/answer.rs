@@ -26,6 +26,11 @@ impl Reply {
         }
     }
 
+    /// Gives a field of the structured content another value.
+    pub fn set<T: Serialize>(&mut self, field: &str, value: &T) {
+        self.structured[field] = serde_json::to_value(value).expect("outputs are JSON");
+    }
+
     pub fn into_result(self) -> CallToolResult {
         let mut result = CallToolResult::structured(self.structured);
         result.content = vec![ContentBlock::text(self.text)];

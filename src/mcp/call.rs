@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::answer::{Failure, Reply};
 use super::cluster::Cluster;
+use super::front::Caller;
 use super::metrics::Metrics;
 use super::{arguments, tools};
 use crate::access::decide::Decide;
@@ -46,7 +47,8 @@ pub struct Call {
     client: Option<Program>,
     /// What the call is about, once the tool has said so.
     about: OnceLock<String>,
-    began: Instant,
+    /// When its request came.
+    pub arrived: Instant,
 }
 
 impl fmt::Debug for Call {
@@ -73,7 +75,7 @@ pub struct Done {
 impl Call {
     pub fn new(
         tool: Tool,
-        principal: Arc<Principal>,
+        caller: Caller,
         client: Option<Program>,
         arguments: JsonObject,
         shared: Arc<Shared>,
@@ -82,11 +84,11 @@ impl Call {
             tool,
             client,
             about: OnceLock::new(),
-            principal,
+            principal: caller.principal,
             arguments,
             shared,
             id: format!("call_{}", ulid::Ulid::generate().to_string().to_lowercase()),
-            began: Instant::now(),
+            arrived: caller.arrived,
         }
     }
 
@@ -99,7 +101,7 @@ impl Call {
         let outcome = answer
             .as_ref()
             .map_or_else(|failure| failure.code, |_| "done");
-        let elapsed = self.began.elapsed();
+        let elapsed = self.arrived.elapsed();
         self.shared
             .metrics
             .call(self.tool, outcome, elapsed.as_secs_f64());
@@ -129,7 +131,7 @@ impl Call {
     }
 
     pub fn milliseconds(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// A client of the API server that is this agent.

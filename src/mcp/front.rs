@@ -3,6 +3,7 @@
 //! further. Requests then carry the [`Caller`] that the tools act for.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -28,6 +29,8 @@ const MOST_AT_ONCE: usize = 512;
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub principal: Arc<Principal>,
+    /// When the request came.
+    pub arrived: Instant,
 }
 
 pub struct Front {
@@ -53,6 +56,7 @@ pub async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Response {
+    let arrived = Instant::now();
     let Ok(_room) = front.room.try_acquire() else {
         return away("this MCP server is busy: try again in a moment");
     };
@@ -71,6 +75,7 @@ pub async fn authenticate(
     }
     request.extensions_mut().insert(Caller {
         principal: Arc::new(principal),
+        arrived,
     });
     KEY.scope(key_hash, next.run(request)).await
 }

@@ -49,12 +49,12 @@ impl Handler {
 }
 
 /// Who calls, as the layer in front left it on this very request.
-fn caller(context: &RequestContext<RoleServer>) -> Result<Arc<Principal>, ErrorData> {
+fn caller(context: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> {
     context
         .extensions
         .get::<http::request::Parts>()
         .and_then(|parts| parts.extensions.get::<Caller>())
-        .map(|caller| caller.principal.clone())
+        .cloned()
         .ok_or_else(|| ErrorData::internal_error("a request without a caller", None))
 }
 
@@ -75,7 +75,7 @@ impl ServerHandler for Handler {
         _page: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        let tools = self.listed(&*caller(&context)?);
+        let tools = self.listed(&caller(&context)?.principal);
         // A scope can change at any time, and its list is its own.
         Ok(ListToolsResult::with_all_items(tools)
             .with_ttl_ms(0)
@@ -87,7 +87,7 @@ impl ServerHandler for Handler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let principal = caller(&context)?;
+        let caller = caller(&context)?;
         let Some(tool) = Tool::from_name(&request.name) else {
             return Err(ErrorData::invalid_params(
                 "there is no tool of that name: tools/list gives those there are",
@@ -99,7 +99,7 @@ impl ServerHandler for Handler {
             name: clean(&client.name, 128),
             version: clean(&client.version, 64),
         });
-        let call = Call::new(tool, principal, client, arguments, self.shared.clone());
+        let call = Call::new(tool, caller, client, arguments, self.shared.clone());
         let answer = self.calls.spawn(call.run()).await.map_err(|error| {
             tracing::error!(%error, tool = tool.name(), "a call died");
             ErrorData::internal_error("the call failed inside the server, which logged why", None)
@@ -120,10 +120,16 @@ impl ServerHandler for Handler {
         request: CustomRequest,
         _context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
-        let words = format!(
-            "there is no method {:?}: this server has tools/list and tools/call",
-            clean(&request.method, 64)
-        );
+        let method = clean(&request.method, 64);
+        // What the protocol's types could not read comes here, too.
+        if method == "tools/call" || method == "tools/list" {
+            let words = format!(
+                "the params of {method} can't be read: tools/call takes name, and arguments, an object; tools/list takes cursor"
+            );
+            return Err(ErrorData::invalid_params(words, None));
+        }
+        let words =
+            format!("there is no method {method:?}: this server has tools/list and tools/call");
         Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, words, None))
     }
 

@@ -90,8 +90,9 @@ pub struct OperatorArgs {
     )]
     pub operator_addresses: Vec<SocketAddr>,
 
-    /// A network that no resource may cut, as what=network, such as `backup=10.0.7.0/24`; repeatable.
-    /// The API server and the cluster's DNS are found and added where they can be read.
+    /// A network that no AI agent's Policy may cut, as what=network, such as `backup=10.0.7.0/24`;
+    /// repeatable. A device with an address in it is not isolated, whoever asks. The API server and the
+    /// cluster's DNS are watched and added where they can be read.
     #[arg(
         long,
         env = "SEAWALL_PROTECTED",

@@ -3,9 +3,9 @@
 //! The lock lives as long as the process, so who holds it knows that every earlier process on this
 //! directory is dead; `leadership` uses that to take over a dead predecessor's lease at once.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -24,7 +24,10 @@ pub struct DataDir {
 impl DataDir {
     /// Creates the directory if need be, and locks it.
     pub fn open(path: &Path) -> Result<Self> {
-        std::fs::create_dir_all(path)
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
             .with_context(|| format!("creating the data directory {}: give --data-dir a directory that the operator may write", path.display()))?;
         let file = path.join("operator.lock");
         let file = OpenOptions::new()
@@ -87,6 +90,8 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let path = scratch.path().join("data");
         let first = DataDir::open(&path).expect("free");
+        let mode = std::fs::metadata(&path).expect("made").mode();
+        assert_eq!(mode & 0o777, 0o700);
         let id = first.id().to_owned();
         let refused = DataDir::open(&path).err().expect("locked").to_string();
         assert!(refused.contains("another operator runs"), "{refused}");

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::moments;
 use super::standings::{Assessed, Moment};
 use crate::access::Directory;
 use crate::domain::compile::compile;
@@ -101,9 +102,9 @@ pub struct LocalStandings {
     pub worlds: mpsc::Sender<oneshot::Sender<World>>,
 }
 
-#[async_trait]
-impl Standings for LocalStandings {
-    async fn settled(
+impl LocalStandings {
+    /// Waits until it stands as it should, or the time is over.
+    async fn stands(
         &self,
         kind: Kind,
         resource: &ObjectKey,
@@ -149,6 +150,24 @@ impl Standings for LocalStandings {
                 query.timeout_ms
             ))
         })
+    }
+}
+
+#[async_trait]
+impl Standings for LocalStandings {
+    async fn settled(
+        &self,
+        kind: Kind,
+        resource: &ObjectKey,
+        query: &SettledQuery,
+    ) -> Result<Standing, Problem> {
+        let mut standing = self.stands(kind, resource, query).await?;
+        if kind == Kind::Isolation && !query.gone {
+            let view = self.views.borrow().clone();
+            standing.moments =
+                view.and_then(|view| moments::of(&self.fleet, &view, resource, &standing));
+        }
+        Ok(standing)
     }
 
     async fn preview(&self, tenant: &str, preview: &Preview) -> Result<Previewed, Problem> {

@@ -11,6 +11,7 @@ pub mod kubernetes;
 pub mod local_sources;
 pub mod logging;
 pub mod mcp_token;
+pub mod moments;
 pub mod protected;
 pub mod recorder;
 pub mod release;

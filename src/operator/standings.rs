@@ -122,8 +122,14 @@ impl Moment<'_> {
                 verdicts.policies.get(resource).map(|v| &v.uid),
             ),
         };
-        // The watch has not told of the deletion yet.
-        if known == Some(&query.uid) {
+        let off = kind == Kind::Policy
+            && verdicts.policies.get(resource).is_some_and(|verdict| {
+                verdict.uid == query.uid
+                    && verdict.generation >= query.generation
+                    && verdict.acceptance != Acceptance::Accepted
+            });
+        // The watch has not told of the deletion yet, or of what turned it off.
+        if known == Some(&query.uid) && !off {
             return None;
         }
         let mut standing = Standing {
@@ -142,6 +148,7 @@ impl Moment<'_> {
                 .count(),
             connections_cut: 0,
             still_isolated_by: Vec::new(),
+            moments: None,
         };
         if let Some(hold) = self.view.holds.get(&query.uid) {
             standing.reason = "ReleaseHeld".to_owned();
@@ -153,8 +160,8 @@ impl Moment<'_> {
                 settled: true,
             });
         }
-        let wanted =
-            uid_of_name == Some(&query.uid) || self.view.pending_release.contains(&query.uid);
+        let wanted = (uid_of_name == Some(&query.uid) && !off)
+            || self.view.pending_release.contains(&query.uid);
         standing.programmed = !wanted && having.iter().all(|device| !self.connected(device));
         let settled = standing.programmed;
         Some(Assessed { standing, settled })
@@ -189,6 +196,7 @@ impl Moment<'_> {
                 .count(),
             connections_cut,
             still_isolated_by: Vec::new(),
+            moments: None,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::api::{
     ApiKeyScopeSpec, ApiKeyScopeStatus, IsolationSpec, IsolationStatus, PolicySpec,
     policy::PolicyStatus,
 };
-use crate::domain::world::World;
+use crate::domain::world::{Protected, World};
 use crate::enforce::access::{RoleBindings, ServiceAccounts};
 use crate::enforce::netpol::NetworkPolicies;
 use crate::enforce::owned::Wanted;
@@ -37,6 +37,8 @@ pub struct Inputs {
     pub confirmations: mpsc::Receiver<String>,
     /// Who asks for the World as it is, to compile it with a change.
     pub questions: mpsc::Receiver<oneshot::Sender<World>>,
+    /// What no agent's resource may cut; `None` until it was asked for once.
+    pub protected: watch::Receiver<Option<Vec<Protected>>>,
     pub store: Arc<dyn InForceStore>,
     pub kind_check: KindCheck,
 }

@@ -3,8 +3,8 @@
 //! Watch events, the device table, time, leadership, confirmations of people → World → `compile` →
 //! what the appliers and the fleet should make so, and what the status writer and the local API read.
 //! Nothing here waits for the API server: writes are the appliers', so that a slow one never stands
-//! between an Isolation and its device. Every replica keeps its World warm; only the leader hands
-//! anything on.
+//! between an Isolation and its device. A process that waits for the lease keeps its World warm; only
+//! the leader hands anything on.
 
 mod custody;
 pub mod happening;

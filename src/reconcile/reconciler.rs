@@ -36,6 +36,8 @@ pub struct Reconciler {
     pub(super) scopes: Tracked<ApiKeyScopeStatus>,
     pub(super) custody: Custody,
     pub(super) leading: Leading,
+    /// It was heard what is protected: what can't be found out is not waited for.
+    pub(super) protected_known: bool,
     /// Facts changed since the last compile.
     pub(super) dirty: bool,
     pub(super) compiled: Option<Arc<Compiled>>,
@@ -48,6 +50,7 @@ enum Wake {
     Scope(Option<Change<Watched<ApiKeyScopeSpec, ApiKeyScopeStatus>>>),
     Fleet,
     Mandate,
+    Protected,
     Confirmed(String),
     Asked(oneshot::Sender<World>),
     /// Whether the kind Isolation is being removed, and why we think so.
@@ -77,6 +80,7 @@ impl Reconciler {
             scopes: Tracked::default(),
             custody: Custody::default(),
             leading: Leading::default(),
+            protected_known: false,
             dirty: true,
             compiled: None,
         }
@@ -84,10 +88,11 @@ impl Reconciler {
 
     /// Turns until `stop`; then agents' streams are ended in order.
     pub async fn run(mut self, stop: CancellationToken) -> Result<()> {
-        let mut fleet_changes = self.inputs.fleet.changes();
+        let mut fleet_changes = self.inputs.fleet.facts_changes();
         loop {
             let wake = self.next(&mut fleet_changes, &stop).await;
-            if matches!(wake, Wake::Stop) {
+            // Asked to stop, a watch may have ended between two looks: that is no failure then.
+            if matches!(wake, Wake::Stop) || stop.is_cancelled() {
                 self.stop_leading();
                 return Ok(());
             }
@@ -118,6 +123,10 @@ impl Reconciler {
             change = inputs.policies.recv() => Wake::Policy(change),
             change = inputs.scopes.recv() => Wake::Scope(change),
             _ = fleet_changes.changed() => Wake::Fleet,
+            changed = inputs.protected.changed() => match changed {
+                Ok(()) => Wake::Protected,
+                Err(_) => Wake::Stop,
+            },
             Some(confirmed) = inputs.confirmations.recv() => Wake::Confirmed(confirmed),
             Some(asked) = inputs.questions.recv() => Wake::Asked(asked),
             checked = self.leading.kind_check() => Wake::KindChecked(checked),
@@ -169,6 +178,7 @@ impl Reconciler {
                 self.dirty |= self.scopes.take(&mut self.world.scopes, change).facts;
             }
             Wake::Fleet => self.take_devices(),
+            Wake::Protected => self.take_protected(),
             Wake::Confirmed(id) => self.confirm(&id),
             Wake::Asked(answer) => {
                 // Who asked may have given up; that is no matter.
@@ -207,9 +217,22 @@ impl Reconciler {
         }
     }
 
+    fn take_protected(&mut self) {
+        let protected = self.inputs.protected.borrow_and_update().clone();
+        let Some(protected) = protected else { return };
+        self.protected_known = true;
+        if protected != self.world.settings.protected {
+            self.world.settings.protected = protected;
+            self.dirty = true;
+        }
+    }
+
     /// Whether every list has been read once. A list that is lost later stays as it was last known.
     pub(super) fn known(&self) -> bool {
-        self.policies.was_read() && self.isolations.was_read() && self.scopes.was_read()
+        self.policies.was_read()
+            && self.isolations.was_read()
+            && self.scopes.was_read()
+            && self.protected_known
     }
 
     async fn turn(&mut self) -> Result<()> {

@@ -2,6 +2,7 @@
 //! moments for the audit log; what stood before this process looked is not news.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,10 +10,13 @@ use crate::api::IsolationStatus;
 use crate::domain::applied::Applied;
 use crate::domain::names::DeviceId;
 use crate::domain::verdict::{Acceptance, IsolationVerdict};
+use crate::fleet::{Delivery, Fleet};
 use crate::metrics::Metrics;
 use crate::reconcile::happening::{Happening, Isolated, Named, What};
 use crate::reconcile::tracked::Beside;
 use crate::reconcile::view::View;
+
+use super::stages;
 
 #[derive(Default)]
 pub struct Chronicle {
@@ -28,7 +32,13 @@ struct Seen {
 
 impl Chronicle {
     /// What is news since the last look.
-    pub fn see(&mut self, view: &View, applied: &Applied, metrics: &Metrics) -> Vec<Happening> {
+    pub fn see(
+        &mut self,
+        view: &View,
+        applied: &Applied,
+        fleet: &Fleet,
+        metrics: &Metrics,
+    ) -> Vec<Happening> {
         let verdicts = &view.compiled.verdicts.isolations;
         let uids: BTreeSet<&String> = verdicts.values().map(|verdict| &verdict.uid).collect();
         self.seen.retain(|uid, _| uids.contains(uid));
@@ -53,8 +63,8 @@ impl Chronicle {
             };
             let seen = self.seen.entry(verdict.uid.clone());
             let seen = seen.or_insert_with(|| Seen::before(beside));
-            news.extend(stands.itself(seen, applied, metrics));
-            news.extend(stands.peers(seen, applied));
+            news.extend(stands.itself(seen, applied, fleet, metrics));
+            news.extend(stands.peers(seen, applied, fleet, metrics));
         }
         let happening = |what| Happening { at: now, what };
         news.into_iter().map(happening).collect()
@@ -83,13 +93,22 @@ struct Stands<'a> {
 }
 
 impl Stands<'_> {
-    fn itself(&self, seen: &mut Seen, applied: &Applied, metrics: &Metrics) -> Option<What> {
+    fn itself(
+        &self,
+        seen: &mut Seen,
+        applied: &Applied,
+        fleet: &Fleet,
+        metrics: &Metrics,
+    ) -> Option<What> {
         if seen.itself || !has(applied, self.device, self.verdict) {
             return None;
         }
         seen.itself = true;
         let took = self.until([self.device], applied);
         metrics.isolation_seconds.observe(took.as_secs_f64());
+        if let Some(delivery) = self.delivery(fleet, self.device) {
+            stages::of_target(metrics, &delivery, self.since);
+        }
         Some(What::Isolated(Isolated {
             isolation: self.isolation.clone(),
             device: self.device.clone(),
@@ -98,17 +117,32 @@ impl Stands<'_> {
         }))
     }
 
-    fn peers(&self, seen: &mut Seen, applied: &Applied) -> Option<What> {
+    fn peers(
+        &self,
+        seen: &mut Seen,
+        applied: &Applied,
+        fleet: &Fleet,
+        metrics: &Metrics,
+    ) -> Option<What> {
         if seen.peers || !peers_have(applied, self.verdict) {
             return None;
         }
         seen.peers = true;
+        for peer in &self.verdict.peers {
+            if let Some(delivery) = self.delivery(fleet, peer) {
+                stages::of_peer(metrics, &delivery);
+            }
+        }
         Some(What::PeersComplete {
             isolation: self.isolation.clone(),
             device: self.device.clone(),
             peers: self.verdict.peers.len(),
             milliseconds: milliseconds(self.until(&self.verdict.peers, applied)),
         })
+    }
+
+    fn delivery(&self, fleet: &Fleet, device: &DeviceId) -> Option<Arc<Delivery>> {
+        fleet.delivery(device, &self.verdict.uid, self.verdict.generation)
     }
 
     /// From the watch event to the last acknowledgement of these devices.

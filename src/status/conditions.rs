@@ -86,6 +86,25 @@ pub fn without_unknown(accepted: Finding, unknown: &BTreeSet<String>) -> Finding
     )
 }
 
+/// A scope with a key that another one holds too is not accepted, though its other keys work.
+pub fn without_shared_keys(accepted: Finding, shared: &[String]) -> Finding {
+    let waits = accepted.reason == Reason::UnknownTarget.as_str();
+    if shared.is_empty() || !(accepted.is_true() || waits) {
+        return accepted;
+    }
+    let mut found = Finding::no(
+        Reason::DuplicateKey.as_str(),
+        format!(
+            "more than one scope holds the key {}: nobody may act with it; revoke it and make each scope a key of its own (`seawall keys`); other keys work",
+            shared.join(", ")
+        ),
+    );
+    if waits {
+        found.add(&accepted.message);
+    }
+    found
+}
+
 /// Ready is Accepted and Programmed, which is what kstatus, Flux and Argo wait for.
 pub fn ready(accepted: &Finding, programmed: &Finding) -> Finding {
     if !accepted.is_true() {

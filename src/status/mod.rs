@@ -9,6 +9,7 @@ mod golden;
 mod isolation;
 mod policy;
 mod scope;
+mod stages;
 mod task;
 mod wanted;
 mod writer;
@@ -130,6 +131,8 @@ fn count<T>(items: &[T]) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use jiff::Timestamp;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -163,7 +166,7 @@ mod tests {
     fn applied(kind: SourceKind, generation: i64, connected: bool) -> Applied {
         let device = DeviceApplied {
             connected,
-            sources: [source(kind, &key(), "u", generation)].into(),
+            sources: Arc::new([source(kind, &key(), "u", generation)].into()),
             at: Some(at(5)),
             ..DeviceApplied::default()
         };

@@ -3,7 +3,9 @@
 
 use jiff::Timestamp;
 
-use super::conditions::{Finding, list, of_acceptance, ready, without_unknown};
+use super::conditions::{
+    Finding, list, of_acceptance, ready, without_shared_keys, without_unknown,
+};
 use crate::api::ApiKeyScopeStatus;
 use crate::api::api_key_scope::ResolvedTargets;
 use crate::api::conditions::{ACCEPTED, PROGRAMMED, READY, STALLED};
@@ -26,6 +28,7 @@ pub fn scope(
 ) -> ApiKeyScopeStatus {
     let (accepted, stalled) = of_acceptance(&verdict.acceptance);
     let accepted = without_unknown(accepted, &verdict.unknown);
+    let accepted = without_shared_keys(accepted, &verdict.shared_keys);
     let bound = applied.access.contains(key);
     let active = verdict.acceptance == Acceptance::Accepted;
     let programmed = match (active, bound) {

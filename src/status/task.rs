@@ -94,7 +94,7 @@ impl StatusTask {
         let now = Instant::now();
         let returned = *leads_since.get_or_insert(now) + RETURNING;
         let applied = self.applied(&view);
-        for happening in chronicle.see(&view, &applied, &self.metrics) {
+        for happening in chronicle.see(&view, &applied, &self.fleet, &self.metrics) {
             if self.happenings.try_send(happening).is_err() {
                 self.metrics.audit_failures.inc();
             }
@@ -178,7 +178,7 @@ mod tests {
             generation: 1,
         };
         let had = DeviceApplied {
-            sources: [source].into(),
+            sources: Arc::new([source].into()),
             ..DeviceApplied::default()
         };
         let id = |n| DeviceId::from_ulid(ulid::Ulid::from_parts(0, n));

@@ -255,6 +255,11 @@ fn resource(kind: Kind) -> Option<ApiResource> {
         Kind::Policy => Some(ApiResource::erase::<Policy>(&())),
         Kind::Isolation => Some(ApiResource::erase::<Isolation>(&())),
         Kind::ApiKeyScope => Some(ApiResource::erase::<ApiKeyScope>(&())),
-        Kind::NetworkPolicy | Kind::RoleBinding | Kind::ServiceAccount | Kind::Holds => None,
+        Kind::NetworkPolicy
+        | Kind::RoleBinding
+        | Kind::ServiceAccount
+        | Kind::Holds
+        | Kind::Service
+        | Kind::EndpointSlice => None,
     }
 }

@@ -5,6 +5,7 @@
 //! and several read beside it.
 
 mod audit_index;
+mod file;
 mod fleet;
 mod in_force;
 mod migrations;
@@ -13,7 +14,7 @@ mod seen_objects;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection};
 use sea_orm_migration::MigratorTrait;
 
@@ -38,6 +39,8 @@ impl Store {
             );
         }
         let opening = || format!("opening the database {url}");
+        let file: SqliteConnectOptions = url.parse().with_context(opening)?;
+        file::make_private(file.get_filename(), url.contains("mode=rwc")).with_context(opening)?;
         let writer = Database::connect(options(url, 1))
             .await
             .with_context(opening)?;
@@ -99,6 +102,32 @@ pub(crate) mod tests {
         store.close().await.unwrap();
         let store = Store::open(&url(&directory)).await.unwrap();
         assert_eq!(store.epoch().await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn its_files_are_its_owners_alone_also_those_that_were_made_for_all() {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |file: &std::path::Path| {
+            let found = std::fs::metadata(file).unwrap();
+            found.permissions().mode() & 0o777
+        };
+        let (store, directory) = scratch().await;
+        let files = ["", "-wal", "-shm"].map(|ending| {
+            let name = format!("seawall.db{ending}");
+            directory.path().join(name)
+        });
+        for file in &files {
+            assert_eq!(mode(file), 0o600, "{}", file.display());
+            let for_all = std::fs::Permissions::from_mode(0o644);
+            std::fs::set_permissions(file, for_all).unwrap();
+        }
+        // As a killed process leaves them.
+        let again = Store::open(&url(&directory)).await.unwrap();
+        for file in &files {
+            assert_eq!(mode(file), 0o600, "{}", file.display());
+        }
+        again.close().await.unwrap();
+        store.close().await.unwrap();
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ pub use stream::Watch;
 
 use crate::domain::names::ObjectKey;
 
-/// The watched kinds that decide what is in force.
+/// The watched kinds: of what decides what is in force, and of what the operator makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     Policy,
@@ -28,6 +28,8 @@ pub enum Kind {
     RoleBinding,
     ServiceAccount,
     Holds,
+    Service,
+    EndpointSlice,
 }
 
 impl Kind {
@@ -40,6 +42,8 @@ impl Kind {
             Self::RoleBinding => "RoleBinding",
             Self::ServiceAccount => "ServiceAccount",
             Self::Holds => "ConfigMap",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
         }
     }
 }

@@ -61,17 +61,20 @@ impl<T> Watch<T> {
         stop: CancellationToken,
     ) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+        let mut said = None;
         while !stop.is_cancelled() && !out.is_closed() {
-            stop.run_until_cancelled(self.until_lost(&mut backoff, &out, &synced))
-                .await;
+            let until_lost = self.until_lost(&mut backoff, &mut said, &out, &synced);
+            stop.run_until_cancelled(until_lost).await;
             stop.run_until_cancelled(sleep(backoff.pause())).await;
         }
     }
 
-    /// Lists and watches until the list can't be had: then nothing of this watch can be resumed.
+    /// Lists and watches until the list can't be had: then nothing of this watch can be resumed. `said`
+    /// is why the last one could not: what stays as it was is one line in the log.
     async fn until_lost(
         &self,
         backoff: &mut Backoff,
+        said: &mut Option<String>,
         out: &mpsc::Sender<Change<T>>,
         synced: &impl Fn(Kind, Option<&str>),
     ) {
@@ -87,6 +90,10 @@ impl<T> Watch<T> {
                 }
                 Err(error) => match failure(self.kind, &error) {
                     Some(why) => {
+                        if said.as_ref() != Some(&why) {
+                            warn!(kind = self.kind.as_str(), "{why}");
+                            *said = Some(why.clone());
+                        }
                         synced(self.kind, Some(&why));
                         let _ = out.send(Change::Lost { why }).await;
                         return;
@@ -104,6 +111,7 @@ impl<T> Watch<T> {
                 return;
             }
             if complete {
+                *said = None;
                 synced(self.kind, None);
             }
         }
@@ -120,7 +128,6 @@ fn failure(kind: Kind, error: &watcher::Error) -> Option<String> {
         _ => false,
     };
     if lost {
-        warn!(kind = kind.as_str(), "{why}");
         return Some(why);
     }
     info!(kind = kind.as_str(), "{why}; resuming");
@@ -214,6 +221,7 @@ fn read<T>(
 
 /// What a person does about it.
 fn explain(kind: Kind, error: &watcher::Error) -> String {
+    let elsewhere = matches!(kind, Kind::Service | Kind::EndpointSlice);
     let kind = kind.as_str();
     if let watcher::Error::InitialListFailed(kube::Error::Api(status))
     | watcher::Error::WatchStartFailed(kube::Error::Api(status)) = error
@@ -227,6 +235,12 @@ fn explain(kind: Kind, error: &watcher::Error) -> String {
             401 => {
                 return format!(
                     "the API server does not accept the operator's credentials for {kind}: check its ServiceAccount token or kubeconfig"
+                );
+            }
+            403 if elsewhere => {
+                return format!(
+                    "the operator may not list and watch {kind} where the API server or the cluster's DNS is: bind the chart's Roles seawall-api-server and seawall-cluster-dns, or name the addresses with --protected ({})",
+                    status.message
                 );
             }
             403 => {

@@ -88,14 +88,22 @@ async fn default_of_deny() -> anyhow::Result<()> {
         agent.object("Policy", name, spec)
     };
     let endless = policy("endless", None, "Enforce");
-    let words = "the ApiKeyScope bot allows defaults of Deny for at most 1h: give expiresAt";
+    let words =
+        "the ApiKeyScope bot allows a Deny by default or of devices for at most 1h: give expiresAt";
     assert_refused(agent.caller.create(&endless).await, words);
     let late = policy("late", Some(65), "Enforce");
-    let words = "allows defaults of Deny for at most 1h: give an earlier expiresAt";
+    let words = "allows a Deny by default or of devices for at most 1h: give an earlier expiresAt";
     assert_refused(agent.caller.create(&late).await, words);
+    let mut of_devices = policy("of-devices", None, "Enforce");
+    of_devices["spec"]["default"] = Value::Null;
+    of_devices["spec"]["rules"] = json!([{
+        "name": "others", "direction": "Egress", "action": "Deny",
+        "peers": {"devices": {"tags": {"kind": "camera"}}},
+    }]);
+    assert_refused(agent.caller.create(&of_devices).await, "give expiresAt");
     let observed = policy("observed", None, "Observe");
     agent.caller.create(&observed).await?;
-    let words = "allows defaults of Deny for at most 1h: give expiresAt";
+    let words = "allows a Deny by default or of devices for at most 1h: give expiresAt";
     let enforced = json!({"spec": {"mode": "Enforce"}});
     assert_refused(agent.caller.merge(&observed, "", &enforced).await, words);
     let short = policy("short", Some(55), "Enforce");

@@ -160,6 +160,7 @@ impl Standings for Operator {
             offline: 0,
             connections_cut: 3,
             still_isolated_by: Vec::new(),
+            moments: None,
         })
     }
 

@@ -1,9 +1,11 @@
 //! The operator as a process, with the rights that the chart gives it, against a real API server.
 
 mod device;
-mod fixture;
+pub mod fixture;
 mod holding;
 mod leadership;
+mod protected;
+mod scopes;
 mod statuses;
 mod watching;
 
@@ -13,6 +15,8 @@ pub fn all() -> Vec<Trial> {
     [
         holding::all(),
         leadership::all(),
+        protected::all(),
+        scopes::all(),
         statuses::all(),
         watching::all(),
     ]

@@ -57,14 +57,14 @@ fn isolating(name: &str, device: &str) -> Value {
     })
 }
 
-fn condition<'a>(object: &'a Value, wanted: &str) -> &'a Value {
+pub fn condition<'a>(object: &'a Value, wanted: &str) -> &'a Value {
     let all = object["status"]["conditions"].as_array();
     all.and_then(|all| all.iter().find(|condition| condition["type"] == wanted))
         .unwrap_or(&Value::Null)
 }
 
 /// Waits for a condition of the object to have this status and reason; answers with the object.
-async fn wait_condition(
+pub async fn wait_condition(
     fixture: &Fixture,
     object: &[&str],
     type_: &str,

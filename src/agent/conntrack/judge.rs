@@ -86,6 +86,11 @@ impl Containment {
         self.isolation.is_some() || !self.quarantined.is_empty()
     }
 
+    /// Whether a connection with this address at an end may not pass.
+    pub fn may_concern(&self, address: IpAddr) -> bool {
+        self.isolation.is_some() || self.quarantined.contains(&address)
+    }
+
     pub fn passes(&self, flow: &Flow) -> bool {
         let (opener, responder) = (flow.opener, flow.responder);
         if self.is_local(opener.ip) && self.is_local(responder.ip) {

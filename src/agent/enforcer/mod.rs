@@ -4,7 +4,9 @@
 //! A bundle goes: verify → write to disk → nft transaction → cut connections → read back → acknowledge.
 //! Each step can be the last before a crash: what is on disk by then is what the next start brings about
 //! before anybody is contacted, and the transaction is all or nothing. So the device has the state it
-//! acknowledged last, or the next one.
+//! acknowledged last, or the next one. A power cut takes the rules along, so what has to outlast only
+//! that, the name of the file in its directory, is synced while the rules change, and before the
+//! acknowledgement.
 
 mod actor;
 mod steps;
@@ -177,16 +179,16 @@ impl Enforcer {
         mut stages: Stages,
     ) -> Result<Acknowledged, Refusal> {
         let started = Instant::now();
-        let persisted = self.stored.replace(&signed, &self.steps).await;
+        let syncing = self.stored.replace(&signed, &self.steps).await;
         stages.persist = started.elapsed();
 
         let started = Instant::now();
-        let next = InForce {
+        let mut next = InForce {
             position: Position::of(&bundle),
             rendered: self.render(&bundle.state),
             state: bundle.state,
             signed,
-            persisted: persisted.is_ok(),
+            persisted: false,
         };
         if let Err(error) = self.table.bring_about(&next.rendered).await {
             self.step_back().await;
@@ -208,6 +210,10 @@ impl Enforcer {
         stages.read_back = started.elapsed();
         self.steps.reached(Step::ReadBack);
 
+        let started = Instant::now();
+        let persisted = stored::synced(syncing).await;
+        stages.persist += started.elapsed();
+        next.persisted = persisted.is_ok();
         let position = next.position.clone();
         self.wanted = Wanted::Bundle(Box::new(next));
         self.matches = true;
@@ -232,10 +238,9 @@ impl Enforcer {
             && !in_force.persisted
         {
             let signed = in_force.signed.clone();
-            self.stored
-                .replace(&signed, &self.steps)
-                .await
-                .map_err(|error| Refusal::new("not_persisted", format!("{error:#}")))?;
+            let replaced = self.stored.replace(&signed, &self.steps).await;
+            let persisted = stored::synced(replaced).await;
+            persisted.map_err(|error| Refusal::new("not_persisted", format!("{error:#}")))?;
             if let Wanted::Bundle(in_force) = &mut self.wanted {
                 in_force.persisted = true;
             }

@@ -1,6 +1,7 @@
 //! The bundle on disk: what the next start brings about.
 
 use anyhow::Context;
+use tokio::task::JoinHandle;
 
 use super::steps::{Step, Steps};
 use crate::agent::bundle::{SignedBundle, Verifier};
@@ -9,6 +10,15 @@ use crate::domain::enforcement::Bundle;
 
 /// Its name in the state directory.
 pub const BUNDLE: &str = "bundle.json";
+
+/// The last part of writing, which goes on meanwhile.
+#[must_use]
+pub struct Syncing(JoinHandle<anyhow::Result<()>>);
+
+/// Whether it was written, to the end.
+pub async fn synced(replaced: anyhow::Result<Syncing>) -> anyhow::Result<()> {
+    replaced?.0.await?
+}
 
 pub struct Stored {
     directory: StateDirectory,
@@ -33,14 +43,16 @@ impl Stored {
         Ok(Some((signed, bundle)))
     }
 
-    pub async fn replace(&self, signed: &SignedBundle, steps: &Steps) -> anyhow::Result<()> {
+    /// Makes it the one that the next start of the agent finds. That a power cut leaves it there too is
+    /// what [`Syncing`] waits for, which the rules, gone with the power, need not.
+    pub async fn replace(&self, signed: &SignedBundle, steps: &Steps) -> anyhow::Result<Syncing> {
         let (directory, bytes) = (self.directory.clone(), signed.to_file());
         let prepare = move || directory.prepare(BUNDLE, &bytes, Secrecy::OwnerOnly);
         let prepared = tokio::task::spawn_blocking(prepare).await??;
         steps.reached(Step::Written);
-        tokio::task::spawn_blocking(move || prepared.commit()).await??;
+        let renamed = prepared.rename()?;
         steps.reached(Step::Persisted);
-        Ok(())
+        Ok(Syncing(tokio::task::spawn_blocking(move || renamed.sync())))
     }
 
     /// What was there before a bundle that failed.

@@ -26,8 +26,6 @@ pub enum Body {
     Device(Device),
     /// Releases are held for a person, or a person decided.
     Hold(Hold),
-    /// An agent's key was created or revoked.
-    Key(Key),
     /// The operator itself.
     Service(Service),
 }
@@ -213,17 +211,6 @@ pub struct Hold {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Key {
-    /// `created` or `revoked`.
-    pub event: String,
-    /// The ApiKeyScope, as `namespace/name`.
-    pub scope: String,
-    /// `sha256:…`, which is public.
-    pub key_hash: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Service {
     /// Such as `start`, `stop`, `leader`.
     pub event: String,
@@ -245,7 +232,6 @@ impl Body {
             Self::Enforcement(_) => "enforcement",
             Self::Device(_) => "device",
             Self::Hold(_) => "hold",
-            Self::Key(_) => "key",
             Self::Service(_) => "service",
         }
     }
@@ -271,7 +257,6 @@ impl Body {
                 Some(device.clone())
             }
             Self::Hold(hold) => Some(hold.hold.clone()),
-            Self::Key(key) => Some(key.scope.clone()),
             Self::Read(_) | Self::Gap(_) | Self::Service(_) => None,
         }
     }

@@ -99,11 +99,6 @@ fn entries_of_every_kind_read_back_as_they_were() {
             objects: objects(),
             by: Some(text()),
         }),
-        Body::Key(Key {
-            event: text(),
-            scope: text(),
-            key_hash: text(),
-        }),
         Body::Service(Service {
             event: text(),
             version: text(),

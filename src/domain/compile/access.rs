@@ -1,5 +1,7 @@
 //! Scopes: whom the agent acts as, what it may act on now, and which fixed role it is bound to.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::selectors::{Chosen, Reach};
 use super::{Draft, expired_words, refused};
 use crate::api::{Access, ApiKeyScopeSpec, stamps};
@@ -7,12 +9,15 @@ use crate::domain::enforcement::AccessGrant;
 use crate::domain::names::ObjectKey;
 use crate::domain::tools;
 use crate::domain::verdict::{Acceptance, Reason, ScopeVerdict};
+use crate::domain::words::a_few;
 use crate::domain::world::Resource;
 
 impl Draft<'_> {
     pub(super) fn access(&mut self) {
+        let holders = holders(&self.world.scopes);
         for (key, scope) in &self.world.scopes {
-            let verdict = self.judge_scope(key, scope);
+            let mut verdict = self.judge_scope(key, scope);
+            verdict.shared_keys = shared_keys(key, &scope.spec, &holders);
             let grant = AccessGrant {
                 service_account: stamps::agent_service_account(&key.namespace, &key.name),
                 role: verdict.role,
@@ -100,6 +105,47 @@ impl Draft<'_> {
         }
         chosen
     }
+}
+
+/// Who holds each key's hash, whatever state the scope is in: one that is disabled may be enabled again.
+fn holders(
+    scopes: &BTreeMap<ObjectKey, Resource<ApiKeyScopeSpec>>,
+) -> BTreeMap<&str, BTreeSet<&ObjectKey>> {
+    let mut holders: BTreeMap<&str, BTreeSet<&ObjectKey>> = BTreeMap::new();
+    for (key, scope) in scopes {
+        for hash in &scope.spec.credentials.key_hashes {
+            holders.entry(hash).or_default().insert(key);
+        }
+    }
+    holders
+}
+
+/// Keys that are nobody's, because more than one scope holds them. A scope of another namespace is not
+/// named: a tenant learns nothing of what others have.
+fn shared_keys(
+    key: &ObjectKey,
+    spec: &ApiKeyScopeSpec,
+    holders: &BTreeMap<&str, BTreeSet<&ObjectKey>>,
+) -> Vec<String> {
+    let hashes = spec.credentials.key_hashes.iter();
+    let words = hashes.filter_map(|hash| {
+        let others = holders.get(hash.as_str())?.iter();
+        let others = others.filter(|other| **other != key);
+        let (here, elsewhere): (Vec<&ObjectKey>, Vec<&ObjectKey>) =
+            others.partition(|other| other.namespace == key.namespace);
+        let mut named: BTreeSet<String> = here.iter().map(|other| other.name.clone()).collect();
+        if !elsewhere.is_empty() {
+            named.insert("a scope of another namespace".to_owned());
+        }
+        (!named.is_empty()).then(|| format!("{} ({})", beginning(hash), a_few(&named)))
+    });
+    words.collect()
+}
+
+/// As `seawall keys list` shows it.
+fn beginning(hash: &str) -> &str {
+    let digits = hash.strip_prefix("sha256:").unwrap_or(hash);
+    digits.get(..12).unwrap_or(digits)
 }
 
 /// `Custom` gets the least role that its tools can work with.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::management::{intersection, management, path};
+use super::selectors::Reach;
 use super::{Draft, expired_words, refused};
 use crate::api::{IsolationSpec, Target};
 use crate::domain::enforcement::{ManagementRule, SelfIsolation, Source, SourceKind};
@@ -38,7 +39,8 @@ impl<'w> Draft<'w> {
         for (key, isolation, held) in listed.chain(held) {
             let mut verdict = self.judge_isolation(key, isolation, held);
             if let (Acceptance::Accepted, Some(device)) = (&verdict.acceptance, &verdict.device) {
-                verdict.peers = self.all_devices(self.reach(&key.namespace));
+                let reach = self.reach(&key.namespace, isolation.written_by.as_deref());
+                verdict.peers = self.all_devices(reach);
                 verdict.peers.remove(device);
                 let on_device = on_devices.entry(device.clone()).or_default();
                 on_device.push(InForce {
@@ -76,9 +78,10 @@ impl<'w> Draft<'w> {
         if self.expired(isolation.spec.expires_at) {
             verdict.acceptance = expired_words();
         } else if let Some(device) = &target.device {
-            match self.target(key, device) {
+            let reach = self.reach(&key.namespace, isolation.written_by.as_deref());
+            match self.target(key, reach, device) {
                 Ok(id) => {
-                    let everywhere = self.is_system(&key.namespace);
+                    let everywhere = reach.is_every_tenant();
                     verdict.address_notes = self.addresses.notes(&id, everywhere);
                     verdict.device = Some(id);
                 }
@@ -104,7 +107,12 @@ impl<'w> Draft<'w> {
     }
 
     /// The device that is isolated, or why none is.
-    fn target(&self, key: &ObjectKey, device: &str) -> Result<DeviceId, Acceptance> {
+    fn target(
+        &self,
+        key: &ObjectKey,
+        reach: Reach<'_>,
+        device: &str,
+    ) -> Result<DeviceId, Acceptance> {
         let id = device
             .parse::<DeviceId>()
             .map_err(|error| refused(Reason::Malformed, error.to_string()))?;
@@ -114,7 +122,7 @@ impl<'w> Draft<'w> {
                 message: format!("no device {id} is enrolled; it is isolated when it enrols"),
             });
         };
-        if !self.is_system(&key.namespace) && enrolled.tenant != key.namespace {
+        if !reach.covers(enrolled) {
             return Err(refused(
                 Reason::OtherTenant,
                 format!(

@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::Draft;
 use super::order::written;
 use crate::api::policy::DefaultAction;
-use crate::api::{Action, Direction, Mode, PolicySpec, Protocol};
+use crate::api::{Action, Direction, Mode, PolicySpec, Protocol, WorkloadSelector};
 use crate::domain::enforcement::{PeerSet, Ports, Rule};
 use crate::domain::names::ObjectKey;
 use crate::domain::verdict::PolicyVerdict;
@@ -99,7 +99,7 @@ fn network_policy(spec: &PolicySpec, rules: &[Rule]) -> NetworkPolicySpec {
         .filter(|direction| denied(spec, *direction))
         .map(|direction| format!("{direction:?}"))
         .collect();
-    let allowed = |direction| denied(spec, direction).then(|| allowed(rules, direction));
+    let allowed = |direction| denied(spec, direction).then(|| allowed(spec, rules, direction));
     let selector = spec.subjects.workloads.as_ref();
     NetworkPolicySpec {
         pod_selector: selector.map(|selector| selector.pod_selector.clone()),
@@ -125,27 +125,31 @@ type Entry = (
 
 /// What the Policy allows of a direction. A rule of which nothing is left has no entry: an empty one would
 /// allow everything.
-fn allowed(rules: &[Rule], direction: Direction) -> Vec<Entry> {
+fn allowed(spec: &PolicySpec, rules: &[Rule], direction: Direction) -> Vec<Entry> {
     let of_direction = |action| {
-        rules
-            .iter()
-            .filter(move |rule| rule.direction == direction && rule.action == action)
+        let rules = spec.rules.iter().zip(rules);
+        rules.filter(move |(_, rule)| rule.direction == direction && rule.action == action)
     };
     let denials: Vec<&PeerSet> = of_direction(Action::Deny)
-        .filter(|rule| rule.ports.is_empty())
-        .map(|rule| &rule.peers)
+        .filter(|(_, rule)| rule.ports.is_empty())
+        .map(|(_, rule)| &rule.peers)
         .collect();
     of_direction(Action::Allow)
-        .filter_map(|rule| {
-            let peers = peers(&rule.peers, &denials)?;
+        .filter_map(|(written, rule)| {
+            let peers = peers(&rule.peers, written.peers.workloads.as_ref(), &denials)?;
             Some((peers, ports(rule)?))
         })
         .collect()
 }
 
 /// The peers without those denied at every port; `None` when nobody is left. Everybody stays everybody, for
-/// a block of all addresses means something else to some network plugins.
-fn peers(peers: &PeerSet, denials: &[&PeerSet]) -> Option<Option<Vec<NetworkPolicyPeer>>> {
+/// a block of all addresses means something else to some network plugins. Pods are chosen by labels, and
+/// a denied network that they have addresses in is not taken out.
+fn peers(
+    peers: &PeerSet,
+    workloads: Option<&WorkloadSelector>,
+    denials: &[&PeerSet],
+) -> Option<Option<Vec<NetworkPolicyPeer>>> {
     let mut denied: Vec<IpNet> = Vec::new();
     for denial in denials {
         match denial {
@@ -160,8 +164,17 @@ fn peers(peers: &PeerSet, denials: &[&PeerSet]) -> Option<Option<Vec<NetworkPoli
     let left = networks
         .iter()
         .filter(|network| !denied.iter().any(|denied| denied.contains(*network)));
-    let blocks: Vec<NetworkPolicyPeer> = left.map(|network| block(network, &denied)).collect();
-    (!blocks.is_empty()).then_some(Some(blocks))
+    let blocks = left.map(|network| block(network, &denied));
+    let peers: Vec<NetworkPolicyPeer> = blocks.chain(workloads.map(pods)).collect();
+    (!peers.is_empty()).then_some(Some(peers))
+}
+
+/// Pods of the Policy's own namespace.
+fn pods(workloads: &WorkloadSelector) -> NetworkPolicyPeer {
+    NetworkPolicyPeer {
+        pod_selector: Some(workloads.pod_selector.clone()),
+        ..NetworkPolicyPeer::default()
+    }
 }
 
 fn block(network: &IpNet, denied: &[IpNet]) -> NetworkPolicyPeer {

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use super::order::{in_order, settle};
 use super::rules::Resolved;
-use super::selectors::Chosen;
+use super::selectors::{Chosen, Reach};
 use super::{Draft, expired_words, refused};
 use crate::api::policy::Defaults as WrittenDefaults;
-use crate::api::{Mode, PolicySpec};
+use crate::api::{Action, Mode, PolicySpec};
 use crate::domain::enforcement::{ObservedRule, Rule, Source, SourceKind};
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::{Acceptance, PolicyVerdict, Reason};
@@ -75,23 +75,24 @@ impl<'w> Draft<'w> {
             return Err(refused(Reason::NotSupported, words));
         }
         let malformed = |words| refused(Reason::Malformed, words);
+        let reach = self.reach(&key.namespace, policy.written_by.as_deref());
         let Resolved {
             rules,
             mut unknown,
             foreign,
-        } = self.rules(key, &spec.rules).map_err(malformed)?;
-        let subjects = self.subjects(key, spec);
+        } = self.rules(key, reach, &spec.rules).map_err(malformed)?;
+        let subjects = self.subjects(reach, spec);
         if let Some(id) = foreign.union(&subjects.foreign).next() {
             return Err(refused(
                 Reason::OtherTenant,
                 format!(
-                    "{id} is not a device of namespace {}: name devices of this namespace, or write the Policy in namespace {}",
+                    "{id} is not a device of namespace {}: name devices of this namespace, or let a person write the Policy in namespace {}",
                     key.namespace, self.world.settings.system_namespace
                 ),
             ));
         }
         if policy.written_by.is_some() {
-            self.judge_agents_policy(key, spec, &subjects.devices)?;
+            self.judge_agents_policy(reach, spec, &subjects.devices)?;
         }
         if speaks_of_nobody(spec, &subjects) {
             return Err(Acceptance::Waiting {
@@ -108,8 +109,7 @@ impl<'w> Draft<'w> {
         Ok(rules)
     }
 
-    fn subjects(&self, key: &ObjectKey, spec: &PolicySpec) -> Chosen {
-        let reach = self.reach(&key.namespace);
+    fn subjects(&self, reach: Reach<'_>, spec: &PolicySpec) -> Chosen {
         let selector = spec.subjects.devices.as_ref();
         let mut chosen = selector
             .map(|selector| self.select(reach, selector))
@@ -206,12 +206,20 @@ fn not_supported(spec: &PolicySpec) -> Option<String> {
     if !spec.subjects.applications.is_empty() {
         return words("subjects.applications");
     }
+    let for_workloads_alone =
+        spec.subjects.workloads.is_some() && spec.subjects.devices.is_none() && !spec.subjects.all;
     for rule in &spec.rules {
+        if rule.peers.workloads.is_some() && (rule.action != Action::Allow || !for_workloads_alone)
+        {
+            return Some(format!(
+                "peers.workloads of rule {} is enforced by NetworkPolicies alone, in Allow rules of a policy whose subjects are workloads and nothing else, so nothing of the policy is applied: take it out, or give such rules a policy of their own",
+                rule.name
+            ));
+        }
         let fields = [
             ("domains", !rule.peers.domains.is_empty()),
             ("countries", !rule.peers.countries.is_empty()),
             ("feeds", !rule.peers.feeds.is_empty()),
-            ("workloads", rule.peers.workloads.is_some()),
         ];
         if let Some((field, _)) = fields.into_iter().find(|(_, given)| *given) {
             return words(&format!("peers.{field} of rule {}", rule.name));

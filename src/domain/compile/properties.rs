@@ -124,7 +124,6 @@ fn isolation() -> impl Strategy<Value = IsolationSpec> {
             management,
             incident: None,
             probes: Default::default(),
-            notify: true,
             expires_at,
         },
     )
@@ -452,7 +451,6 @@ proptest! {
         }
         for isolation in other.isolations.values_mut() {
             isolation.spec.reason = "another".to_owned();
-            isolation.spec.notify = false;
         }
         let spec: ApiKeyScopeSpec =
             serde_json::from_value(serde_json::json!({"access": "Manage"})).unwrap();

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::Draft;
 use super::ports::ports;
+use super::selectors::Reach;
 use crate::api::{Peers, PolicyRule};
 use crate::domain::enforcement::{PeerSet, Rule};
 use crate::domain::names::{DeviceId, ObjectKey};
@@ -21,12 +22,17 @@ pub struct Resolved {
 
 impl Draft<'_> {
     /// In the order in which they are written. What is no network or no port is named in the error.
-    pub(super) fn rules(&self, key: &ObjectKey, rules: &[PolicyRule]) -> Result<Resolved, String> {
+    pub(super) fn rules(
+        &self,
+        key: &ObjectKey,
+        reach: Reach<'_>,
+        rules: &[PolicyRule],
+    ) -> Result<Resolved, String> {
         let mut resolved = Resolved::default();
         for rule in rules {
             let of_rule = |error| format!("rule {}: {error}", rule.name);
             let peers = self
-                .peers(key, &rule.peers, &mut resolved)
+                .peers(reach, &rule.peers, &mut resolved)
                 .map_err(of_rule)?;
             resolved.rules.push(Rule {
                 id: format!("{key}/{}", rule.name),
@@ -41,7 +47,7 @@ impl Draft<'_> {
 
     fn peers(
         &self,
-        key: &ObjectKey,
+        reach: Reach<'_>,
         peers: &Peers,
         resolved: &mut Resolved,
     ) -> Result<PeerSet, String> {
@@ -50,7 +56,7 @@ impl Draft<'_> {
         }
         let mut networks = networks(peers)?;
         if let Some(selector) = &peers.devices {
-            let chosen = self.select(self.reach(&key.namespace), selector);
+            let chosen = self.select(reach, selector);
             for device in &chosen.devices {
                 let addresses = self.addresses.of_device(device);
                 networks.extend(addresses.into_iter().map(IpNet::from));
@@ -67,9 +73,52 @@ impl Draft<'_> {
 pub fn networks(peers: &Peers) -> Result<Vec<IpNet>, String> {
     let network = |cidr: &String| {
         let network = cidr.parse::<IpNet>().ok();
-        network.filter(|network| network.trunc() == *network).ok_or_else(|| {
+        let network = network.filter(|network| network.trunc() == *network).ok_or_else(|| {
             format!("{cidr:?} is no network: write one such as 10.0.9.0/24 or 2001:db8::/64, with no host bits set")
-        })
+        })?;
+        match ipv4_in_ipv6(&network) {
+            None => Ok(network),
+            Some(ipv4) => Err(format!(
+                "{cidr} is an IPv4 network in IPv6's notation, and no packet has such an address: write {ipv4}"
+            )),
+        }
     };
     peers.cidrs.iter().map(network).collect()
+}
+
+/// What `::ffff:10.0.9.0/120` and the like stand for.
+fn ipv4_in_ipv6(network: &IpNet) -> Option<IpNet> {
+    let IpNet::V6(network) = network else {
+        return None;
+    };
+    let address = network.addr().to_ipv4_mapped()?;
+    let length = network.prefix_len().checked_sub(96)?;
+    IpNet::new(address.into(), length).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv4_in_the_notation_of_ipv6_is_refused_with_what_to_write() {
+        for (cidr, write) in [
+            ("::ffff:10.0.9.0/120", "10.0.9.0/24"),
+            ("::ffff:1.2.3.4/128", "1.2.3.4/32"),
+            ("0:0:0:0:0:ffff:a00:0/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+        ] {
+            let peers = Peers {
+                cidrs: vec![cidr.to_owned()],
+                ..Peers::default()
+            };
+            let error = networks(&peers).expect_err(cidr);
+            assert!(error.ends_with(&format!("write {write}")), "{error}");
+        }
+        let peers = Peers {
+            cidrs: vec!["::/0".to_owned(), "::/64".to_owned()],
+            ..Peers::default()
+        };
+        assert_eq!(networks(&peers).map(|all| all.len()), Ok(2));
+    }
 }

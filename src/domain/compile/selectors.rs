@@ -34,7 +34,11 @@ impl<'a> Reach<'a> {
         }
     }
 
-    fn covers(self, device: &Device) -> bool {
+    pub(super) fn is_every_tenant(self) -> bool {
+        self.every_tenant
+    }
+
+    pub(super) fn covers(self, device: &Device) -> bool {
         self.every_tenant || device.tenant == self.namespace
     }
 }
@@ -44,11 +48,12 @@ impl<'w> Draft<'w> {
         namespace == self.world.settings.system_namespace
     }
 
-    /// The reach of a resource of the namespace.
-    pub(super) fn reach<'a>(&self, namespace: &'a str) -> Reach<'a> {
+    /// The reach of a resource of the namespace. An agent's scope is for the devices of its own namespace,
+    /// so what an agent writes reaches no others, in the system namespace either.
+    pub(super) fn reach<'a>(&self, namespace: &'a str, written_by: Option<&str>) -> Reach<'a> {
         Reach {
             namespace,
-            every_tenant: self.is_system(namespace),
+            every_tenant: written_by.is_none() && self.is_system(namespace),
         }
     }
 

@@ -8,10 +8,11 @@ use ipnet::IpNet;
 
 use super::protected::protected_in;
 use super::rules::networks;
+use super::selectors::Reach;
 use super::{Draft, refused};
 use crate::api::policy::DefaultAction;
 use crate::api::{Action, Mode, PolicyRule, PolicySpec};
-use crate::domain::names::{DeviceId, ObjectKey};
+use crate::domain::names::DeviceId;
 use crate::domain::verdict::{Acceptance, Reason};
 
 /// A network of fewer bits than these is a person's to block.
@@ -30,12 +31,12 @@ impl Draft<'_> {
     /// `devices` are the Policy's subjects.
     pub(super) fn judge_agents_policy(
         &self,
-        key: &ObjectKey,
+        reach: Reach<'_>,
         spec: &PolicySpec,
         devices: &BTreeSet<DeviceId>,
     ) -> Result<(), Acceptance> {
         let denying = || spec.rules.iter().filter(|rule| rule.action == Action::Deny);
-        denying().try_for_each(|rule| self.judge_agents_deny(key, rule))?;
+        denying().try_for_each(|rule| self.judge_agents_deny(reach, rule))?;
         judge_together(denying())?;
         self.judge_agents_default(spec, devices)
     }
@@ -61,7 +62,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    fn judge_agents_deny(&self, key: &ObjectKey, rule: &PolicyRule) -> Result<(), Acceptance> {
+    fn judge_agents_deny(&self, reach: Reach<'_>, rule: &PolicyRule) -> Result<(), Acceptance> {
         if rule.peers.any {
             return Err(too_wide(&format!("rule {}", rule.name), "any", WIDEST_V4));
         }
@@ -73,12 +74,12 @@ impl Draft<'_> {
                 return Err(too_wide(&rule, &network.to_string(), widest));
             }
         }
-        self.judge_reach(key, rule, &written)
+        self.judge_reach(reach, rule, &written)
     }
 
     fn judge_reach(
         &self,
-        key: &ObjectKey,
+        reach: Reach<'_>,
         rule: &PolicyRule,
         written: &[IpNet],
     ) -> Result<(), Acceptance> {
@@ -99,7 +100,7 @@ impl Draft<'_> {
         let Some(selector) = &rule.peers.devices else {
             return Ok(());
         };
-        for device in self.select(self.reach(&key.namespace), selector).devices {
+        for device in self.select(reach, selector).devices {
             if let Some(what) = self.addresses.protected(&device) {
                 return Err(would_cut(format!(
                     "blocking {device} would cut it off: {what}"
@@ -110,18 +111,33 @@ impl Draft<'_> {
     }
 }
 
-/// Many narrow networks side by side are a wide one.
+/// Many networks are as much as one wide one, wherever they lie.
 fn judge_together<'a>(denying: impl Iterator<Item = &'a PolicyRule>) -> Result<(), Acceptance> {
     let written: Vec<IpNet> = denying
         .flat_map(|rule| networks(&rule.peers).unwrap_or_default())
         .collect();
-    for network in IpNet::aggregate(&written) {
-        let widest = widest(&network);
-        if network.prefix_len() < widest {
-            return Err(too_wide("its rules together", &network.to_string(), widest));
+    let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = IpNet::aggregate(&written)
+        .into_iter()
+        .partition(|network| network.addr().is_ipv4());
+    for (networks, bits, widest) in [(v4, 32, WIDEST_V4), (v6, 128, WIDEST_V6)] {
+        let sizes = networks.iter().map(|it| size(bits, it.prefix_len()));
+        if sizes.fold(0, u128::saturating_add) > size(bits, widest) {
+            return Err(refused(
+                Reason::TooWide,
+                format!(
+                    "an agent may block as many addresses in one Policy as a /{widest} holds, and its Deny rules together name more: a person can write this Policy"
+                ),
+            ));
         }
     }
     Ok(())
+}
+
+/// The addresses of a network.
+fn size(bits: u8, prefix_len: u8) -> u128 {
+    1u128
+        .checked_shl(u32::from(bits - prefix_len))
+        .unwrap_or(u128::MAX)
 }
 
 fn too_wide(which: &str, what: &str, widest: u8) -> Acceptance {

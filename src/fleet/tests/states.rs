@@ -9,6 +9,7 @@ use super::lab::Lab;
 use crate::domain::enforcement::{DeviceState, Source, SourceKind};
 use crate::domain::names::DeviceId;
 use crate::fleet::proto::{self, agent_message};
+use crate::fleet::waves::WAVE_PATIENCE;
 use crate::fleet::witness::Happening;
 
 /// A state that these Isolations, by UID, contributed to.
@@ -52,7 +53,7 @@ async fn a_state_is_sent_signed_and_counts_as_applied_once_acknowledged() {
     lab.until(|fleet| fleet.applied()[&device.id].state_hash == bundle.state_hash)
         .await;
     let applied = &lab.fleet.applied()[&device.id];
-    assert_eq!(applied.sources, state(&["one"]).sources);
+    assert_eq!(*applied.sources, state(&["one"]).sources);
     assert_eq!(
         applied.connections_cut,
         BTreeMap::from([("one".to_owned(), 7)])
@@ -61,6 +62,33 @@ async fn a_state_is_sent_signed_and_counts_as_applied_once_acknowledged() {
     assert!(lab.fleet.view(Some("other")).is_empty());
     lab.fleet.set_desired(for_all(&[&device], &state(&["one"])));
     agent.silence(Duration::from_millis(200)).await;
+}
+
+#[tokio::test]
+async fn an_acknowledgement_says_how_each_isolation_that_is_new_came_into_force() {
+    let lab = Lab::begin().await;
+    let (device, mut agent) = connected(&lab).await;
+    for (isolations, apply_us) in [(&["one"][..], 700), (&["one", "two"], 900)] {
+        lab.fleet
+            .set_desired(for_all(&[&device], &state(isolations)));
+        let bundle = agent.bundle().await;
+        let ack = proto::Ack {
+            applied: Some(applied(&bundle)),
+            apply_us,
+            ..Default::default()
+        };
+        agent.say(agent_message::Message::Ack(ack)).await;
+        lab.until(|fleet| fleet.applied()[&device.id].sources.len() == isolations.len())
+            .await;
+    }
+    let delivery = |uid, generation| lab.fleet.delivery(&device.id, uid, generation);
+    for (uid, apply_us) in [("one", 700), ("two", 900)] {
+        let delivery = delivery(uid, 1).expect("it was acknowledged");
+        assert_eq!(delivery.news, [(uid.to_owned(), 1)].into());
+        assert_eq!(delivery.on_device.apply, Duration::from_micros(apply_us));
+        assert!(delivery.compiled <= delivery.sent && delivery.sent <= delivery.acknowledged);
+    }
+    assert!(delivery("one", 2).is_none() && delivery("three", 1).is_none());
 }
 
 #[tokio::test]
@@ -145,7 +173,7 @@ async fn the_first_wave_goes_at_once_and_the_next_when_it_has_answered() {
     // The target does not answer: the peer is told all the same.
     second.bundle().await;
     let waited = begun.elapsed();
-    assert!(waited >= Duration::from_millis(25), "{waited:?}");
+    assert!(waited >= WAVE_PATIENCE, "{waited:?}");
     first.acknowledge(&bundle, 0).await;
     lab.until(|fleet| !fleet.applied()[&target.id].sources.is_empty())
         .await;

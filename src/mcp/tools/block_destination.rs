@@ -343,6 +343,8 @@ impl Output {
     fn text(&self) -> String {
         let whom = if self.fleet {
             "on every device of the tenant".to_owned()
+        } else if let [device] = &self.device_ids[..] {
+            format!("on {device}")
         } else {
             format!("on {} devices", self.device_ids.len())
         };

@@ -146,9 +146,14 @@ fn target(subjects: &Subjects) -> Result<Target, Failure> {
     )
 }
 
-/// A default of Deny cuts devices off, so that the scope's limit for isolations holds for it.
+/// A default of Deny and a Deny of other devices cut off, so that the scope's limit for isolations holds
+/// for them.
 fn lasts(spec: &PolicySpec, now: Timestamp) -> Lasts {
-    if spec.mode == Mode::Observe || !has_default(spec, DefaultAction::Deny) {
+    let mut rules = spec.rules.iter();
+    let of_devices =
+        rules.any(|rule| rule.action == RuleAction::Deny && rule.peers.devices.is_some());
+    let cuts_off = of_devices || has_default(spec, DefaultAction::Deny);
+    if spec.mode == Mode::Observe || !cuts_off {
         return Lasts::NotATime;
     }
     let Some(end) = spec.expires_at else {

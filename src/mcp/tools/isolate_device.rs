@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::describe;
 use super::settle::{self, InForce, Points};
+use super::stages::{Laps, Stages};
 use crate::access::decide::Lasts;
 use crate::access::{Intent, Target as Means, Tool};
 use crate::api::{Isolation, IsolationSpec, ManagementPath, Probes, Target};
@@ -57,6 +58,7 @@ struct Output {
     expires_at: Option<String>,
     /// From the call to the answer.
     milliseconds: u64,
+    stages_ms: Stages,
     #[serde(skip_serializing_if = "String::is_empty")]
     message: String,
 }
@@ -73,6 +75,7 @@ pub fn define() -> Definition {
 }
 
 pub async fn run(call: &Call) -> Result<Reply, Failure> {
+    let mut laps = Laps::authenticated(call.arrived);
     let input: Input = call.arguments()?;
     let reason = arguments::reason(&input.reason)?;
     let end = settle::end_of(input.ttl.as_deref())?;
@@ -96,17 +99,30 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
             management: input.management,
             incident: input.incident,
             probes: Probes::default(),
-            notify: true,
             expires_at: end.map(|(_, end)| end),
         },
         device,
         dry_run: input.dry_run,
     };
+    let api = resources::api::<Isolation>(call)?;
     let resource = Unwritten::Isolation(wanted.spec.clone());
-    let points = settle::preview(call, &wanted.name, resource).await?;
+    let (points, there) = tokio::join!(
+        settle::preview(call, &wanted.name, resource),
+        api.get_opt(&wanted.name)
+    );
+    let found = Found {
+        points: points?,
+        there,
+    };
+    laps.decided();
     let action = call.begin(&reason, input.dry_run).await?;
-    let done = isolate(call, &action, &wanted, points).await;
-    call.end(action, done).await
+    laps.intent_durable();
+    let done = isolate(call, &action, &wanted, found, &mut laps).await;
+    let mut reply = call.end(action, done).await?;
+    laps.recorded();
+    reply.set("stages_ms", &laps.stages);
+    reply.set("milliseconds", &call.milliseconds());
+    Ok(reply)
 }
 
 struct Wanted {
@@ -116,19 +132,31 @@ struct Wanted {
     dry_run: bool,
 }
 
+/// What was asked before the action began.
+struct Found {
+    /// Devices that would have rules of it.
+    points: usize,
+    /// What has the name already. That it can't be read is an outcome of the action.
+    there: kube::Result<Option<Isolation>>,
+}
+
 async fn isolate(
     call: &Call,
     action: &Action,
     wanted: &Wanted,
-    points: usize,
+    found: Found,
+    laps: &mut Laps,
 ) -> Result<Done, Failure> {
-    let api = resources::api::<Isolation>(call)?;
-    let (isolation, already) = ensure(call, action, &api, wanted).await?;
+    let Found { points, there } = found;
+    let (isolation, already) = ensure(call, action, there?, wanted).await?;
+    laps.written();
     let standing = if wanted.dry_run {
         None
     } else {
         settle::written(call, Kind::Isolation, &isolation).await
     };
+    let moments = standing.as_ref().and_then(|s| s.moments.as_ref());
+    laps.answered(moments);
     let output = output(call, wanted, &isolation, already, standing.as_ref(), points);
     Ok(Done {
         reply: Reply::new(&output, output.text()),
@@ -140,10 +168,11 @@ async fn isolate(
 async fn ensure(
     call: &Call,
     action: &Action,
-    api: &Api<Isolation>,
+    there: Option<Isolation>,
     wanted: &Wanted,
 ) -> Result<(Isolation, bool), Failure> {
-    let Some(there) = api.get_opt(&wanted.name).await? else {
+    let api = &resources::api::<Isolation>(call)?;
+    let Some(there) = there else {
         let isolation = stamped(call, action, wanted);
         let created = resources::create(api, &isolation, wanted.dry_run).await?;
         return Ok((created, false));
@@ -223,6 +252,8 @@ fn output(
         connections_cut: standing.map_or(0, |standing| standing.connections_cut),
         expires_at: isolation.spec.expires_at.map(|end| end.to_string()),
         milliseconds: call.milliseconds(),
+        // Set when the last of them has ended.
+        stages_ms: Stages::default(),
         message: standing.map_or_else(String::new, |standing| standing.message.clone()),
     }
 }

@@ -13,6 +13,7 @@ mod list_policies;
 mod release_device;
 mod search_audit_log;
 mod settle;
+mod stages;
 mod unblock_destination;
 mod verify_enforcement;
 

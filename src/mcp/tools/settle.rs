@@ -19,6 +19,9 @@ use crate::mcp::resources::Written;
 /// The longest wait for what was written to be in force.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// A longer time than this is nobody's plan.
+const LONGEST: Duration = Duration::from_secs(8760 * 3600);
+
 /// How far it is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum InForce {
@@ -137,6 +140,11 @@ pub fn end_of(ttl: Option<&str>) -> Result<Option<(Duration, Timestamp)>, Failur
         return Ok(None);
     };
     let length = span::parse(ttl).map_err(|error| Failure::invalid(format!("ttl: {error}")))?;
+    if length > LONGEST {
+        return Err(Failure::invalid(
+            "ttl is longer than a year, 8760h: leave it out for what has no end",
+        ));
+    }
     let end = SignedDuration::try_from(length)
         .ok()
         .and_then(|length| Timestamp::now().checked_add(length).ok())
@@ -176,6 +184,7 @@ mod tests {
             offline: 0,
             connections_cut: 0,
             still_isolated_by: Vec::new(),
+            moments: None,
         }
     }
 
@@ -201,6 +210,9 @@ mod tests {
         let left = end.as_second() - Timestamp::now().as_second();
         assert!((1798..=1800).contains(&left), "{left}");
         assert_eq!(end_of(None), Ok(None));
-        assert!(end_of(Some("soon")).is_err());
+        assert!(end_of(Some("8760h")).is_ok());
+        for wrong in ["soon", "8761h", "999999h"] {
+            assert!(end_of(Some(wrong)).is_err(), "{wrong}");
+        }
     }
 }

@@ -7,6 +7,7 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -151,7 +152,7 @@ fn applied(compiled: &Compiled, acknowledged: &Acknowledged, now: Timestamp) -> 
         let state = said.read_back.then(|| &enforcement.devices[id]);
         let device = DeviceApplied {
             connected: said.connected,
-            sources: state.map_or_else(BTreeSet::new, |state| state.sources.clone()),
+            sources: Arc::new(state.map_or_else(BTreeSet::new, |state| state.sources.clone())),
             state_hash: state.map_or_else(String::new, |state| state.hash()),
             at: state.map(|_| now),
             refused: said.refused.clone(),

@@ -254,6 +254,7 @@ fn scope(verdict: &ScopeVerdict) -> Value {
         unknown,
         role,
         tools,
+        shared_keys,
     } = verdict;
     json!({
         "acceptance": acceptance(accepted),
@@ -263,6 +264,7 @@ fn scope(verdict: &ScopeVerdict) -> Value {
         "unknown": unknown,
         "role": role,
         "tools": tools,
+        "sharedKeys": shared_keys,
     })
 }
 
