@@ -32,6 +32,10 @@ pub fn all() -> Vec<Trial> {
             takes_a_protected_address,
         ),
         case(
+            "a device that takes the management host's address doesn't have it dropped by the peers",
+            takes_the_management_address,
+        ),
+        case(
             "what an agent must not cut is refused before anything is written, in a dry run as in earnest",
             refused_in_time,
         ),
@@ -66,17 +70,47 @@ impl Plant {
     }
 
     async fn isolate(&self, name: &str) -> anyhow::Result<()> {
+        self.isolate_with(name, "").await
+    }
+
+    /// With more lines of its spec.
+    async fn isolate_with(&self, name: &str, more: &str) -> anyhow::Result<()> {
         let id = &self.site.device(name).id;
         self.site
             .apply(&format!(
                 "apiVersion: seawall.dev/v1alpha1\nkind: Isolation\n\
                  metadata: {{name: suspect, namespace: {TENANT}}}\n\
-                 spec:\n  target: {{device: {id}}}\n  reason: Lateral movement\n"
+                 spec:\n  target: {{device: {id}}}\n  reason: Lateral movement\n{more}"
             ))
             .await?;
         self.site
             .condition("isolation", "suspect", "Enforced", "True")
             .await
+    }
+
+    /// Gives the device an address on `lo`, and waits until it has told so.
+    async fn claim(&self, name: &str, address: &str) -> anyhow::Result<()> {
+        let device = self.site.device(name);
+        let take = ["addr", "add", &format!("{address}/32"), "dev", "lo"];
+        device.host.run("ip", &take, "").await?.success()?;
+        let show = ["fleet", "show", &device.id, "--json"];
+        eventually("the claim", PATIENCE, || async {
+            let shown = self.site.seawall(&show).await?;
+            let shown: serde_json::Value = serde_json::from_str(&shown)?;
+            let addresses = shown["addresses"].as_array();
+            let mut addresses = addresses.into_iter().flatten();
+            Ok(addresses.any(|told| told == address).then_some(()))
+        })
+        .await
+    }
+
+    /// The status of the isolation has these words.
+    async fn notes(&self, words: &str) -> anyhow::Result<()> {
+        let isolation = self.site.get("isolation", "suspect").await?;
+        let said = isolation.map(|isolation| isolation["status"].to_string());
+        let said = said.unwrap_or_default();
+        anyhow::ensure!(said.contains(words), "{said}");
+        Ok(())
     }
 }
 
@@ -203,27 +237,27 @@ async fn takes_a_protected_address() -> anyhow::Result<()> {
     let plant = Plant::build().await?;
     let service = ["get", "service", "kubernetes", "-n", "default"];
     let service = [&service[..], &["-o", "jsonpath={.spec.clusterIP}"]].concat();
-    let service = plant.site.plane.kubectl(&service).await?;
-    let taken = service.trim().to_owned();
-    let device = plant.site.device("ws-1");
-    let take = ["addr", "add", &format!("{taken}/32"), "dev", "lo"];
-    device.host.run("ip", &take, "").await?.success()?;
-    let show = ["fleet", "show", &device.id, "--json"];
-    eventually("the claim", PATIENCE, || async {
-        let shown: serde_json::Value = serde_json::from_str(&plant.site.seawall(&show).await?)?;
-        let addresses = shown["addresses"].as_array();
-        let mut addresses = addresses.into_iter().flatten();
-        Ok(addresses.any(|a| a == taken.as_str()).then_some(()))
-    })
-    .await?;
+    let taken = plant.site.plane.kubectl(&service).await?.trim().to_owned();
+    plant.claim("ws-1", &taken).await?;
     plant.isolate("ws-1").await?;
     plant.reaches("ws-1", Reach::NONE).await?;
     plant.reaches("ws-2", Reach::ALL).await?;
-    let isolation = plant.site.get("isolation", "suspect").await?;
-    let said = isolation.map(|isolation| isolation["status"].to_string());
-    let said = said.unwrap_or_default();
-    anyhow::ensure!(said.contains(&format!("{taken} is not used")), "{said}");
-    Ok(())
+    plant.notes(&format!("{taken} is not used")).await
+}
+
+async fn takes_the_management_address() -> anyhow::Result<()> {
+    let plant = Plant::build().await?;
+    let management = plant.site.bystander("mgmt")?;
+    let taken = management.v4().to_string();
+    let peer = Responder::start(&plant.site.device("ws-2").host, 7000).await?;
+    plant.claim("ws-1", &taken).await?;
+    let path = format!("  management: [{{cidr: {taken}/32}}]\n");
+    plant.isolate_with("ws-1", &path).await?;
+    let found = reach(&management, &peer, ANSWER).await?;
+    anyhow::ensure!(found == Reach::ALL, "management reaches {found:?}");
+    plant
+        .notes(&format!("{taken} is not dropped by the peers"))
+        .await
 }
 
 async fn refused_in_time() -> anyhow::Result<()> {

@@ -35,8 +35,8 @@ impl Member {
 
     /// Takes note of where the device's stream comes from. An address that is protected counts as the
     /// device's own if it connects from there, which is a way out of an isolation for whoever can take
-    /// over that address: while the device is isolated, or may be, what was known before stands.
-    /// Answers whether anything changed.
+    /// over that address: while the device is isolated, or may be, what was known before stands. Answers
+    /// whether that changed.
     pub fn comes_from(&mut self, from: Option<IpAddr>) -> bool {
         self.came_from = from.map(|from| from.to_canonical());
         self.settle_origin()

@@ -33,14 +33,9 @@ pub struct Device {
     pub connected: bool,
     /// The kernel has read back everything that should be in force.
     pub up_to_date: bool,
-    /// What it says to hold: claims.
     pub addresses: Vec<String>,
-    /// How many more it holds, when there are too many to be listed.
-    #[serde(skip_serializing_if = "is_none_left_out")]
-    pub addresses_left_out: u32,
-    /// Where its connection to the operator comes from, as the operator sees it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub connects_from: Option<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub more_addresses: i64,
     pub os: String,
     pub kernel: String,
     pub agent_version: String,
@@ -86,7 +81,7 @@ pub fn confirm(hold: &str) -> String {
     format!("seawall release confirm {hold}")
 }
 
-fn is_none_left_out(number: &u32) -> bool {
+fn is_zero(number: &i64) -> bool {
     *number == 0
 }
 
@@ -112,8 +107,7 @@ impl From<DeviceView> for Device {
             connected: view.connected,
             up_to_date: view.up_to_date,
             addresses: list(&view.addresses),
-            addresses_left_out: view.addresses_left_out.saturating_add(not_listed),
-            connects_from: view.connects_from.as_deref().map(text),
+            more_addresses: view.addresses_left_out.saturating_add(not_listed).into(),
             os: text(&view.os),
             kernel: text(&view.kernel),
             agent_version: text(&view.agent_version),
