@@ -145,7 +145,10 @@ async fn wrong_values() -> anyhow::Result<()> {
         ("operator.protected.x=foo", "/operator/protected/x"),
         ("operator.protected.x=10.0.7.0/33", "/operator/protected/x"),
         ("operator.protected.x=10.0.7.256", "/operator/protected/x"),
-        ("operator.protected.x=2001:db8::/129", "/operator/protected/x"),
+        (
+            "operator.protected.x=2001:db8::/129",
+            "/operator/protected/x",
+        ),
         ("podLabels.app\\.kubernetes\\.io/name=x", "/podLabels"),
         ("podLabels.app\\.kubernetes\\.io/instance=x", "/podLabels"),
         ("podLabels.helm\\.sh/chart=x", "/podLabels"),

@@ -436,10 +436,7 @@ async fn failed_early() -> anyhow::Result<()> {
         let logged = stand.operator.logged("refusal");
         assert_eq!(logged.len(), number + 1, "{words}: {logged:?}");
         let data = &logged[number]["data"];
-        assert_eq!(
-            (&data["tool"], &data["code"]),
-            (&tool.into(), &code.into())
-        );
+        assert_eq!((&data["tool"], &data["code"]), (&tool.into(), &code.into()));
         assert_eq!(data["why"].as_str(), Some(&*words));
     }
     assert_eq!(stand.operator.logged("intent"), [] as [Value; 0]);
