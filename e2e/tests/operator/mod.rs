@@ -4,6 +4,7 @@ mod device;
 mod fixture;
 mod holding;
 mod leadership;
+mod recording;
 mod statuses;
 mod watching;
 
@@ -13,6 +14,7 @@ pub fn all() -> Vec<Trial> {
     [
         holding::all(),
         leadership::all(),
+        recording::all(),
         statuses::all(),
         watching::all(),
     ]
