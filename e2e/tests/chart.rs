@@ -53,6 +53,8 @@ const VALUES: [&[&str]; 4] = [
         "fleet.service.loadBalancerSourceRanges={10.0.0.0/8}",
         "fleet.service.annotations.a=b",
         "operator.protected.backup=10.0.7.0/24",
+        "operator.protected.ntp=192.0.2.123",
+        "operator.protected.dns=2001:db8::/32",
         "operator.extraArgs={--log-format=human}",
         "operator.env[0].name=RUST_LOG",
         "operator.env[0].value=debug",
@@ -140,6 +142,20 @@ async fn wrong_values() -> anyhow::Result<()> {
         ("mcp.allowedOrigins={*}", "/mcp/allowedOrigins/0"),
         ("persistence.size=big", "/persistence/size"),
         ("fleet.service.type=ExternalName", "/fleet/service/type"),
+        ("operator.protected.x=foo", "/operator/protected/x"),
+        ("operator.protected.x=10.0.7.0/33", "/operator/protected/x"),
+        ("operator.protected.x=10.0.7.256", "/operator/protected/x"),
+        (
+            "operator.protected.x=2001:db8::/129",
+            "/operator/protected/x",
+        ),
+        ("podLabels.app\\.kubernetes\\.io/name=x", "/podLabels"),
+        ("podLabels.app\\.kubernetes\\.io/instance=x", "/podLabels"),
+        ("podLabels.helm\\.sh/chart=x", "/podLabels"),
+        (
+            "podAnnotations.kubectl\\.kubernetes\\.io/default-container=mcp",
+            "/podAnnotations",
+        ),
     ] {
         let command = ["template", "seawall", CHART, "--set", value];
         let Err(error) = cluster.helm(&command).await else {

@@ -1,23 +1,32 @@
-//! Which changes that the watches saw a recorded request explains, and which nobody asked for as far as is
-//! known. Pure: requests, changes and the time come in, unexplained changes go out.
+//! Recorded requests against the changes that the watches saw: what of the requests happened, what did not,
+//! and which changes nobody asked for as far as is known. Pure: requests, changes and the time come in,
+//! findings go out.
 //!
 //! The API server raises an object's generation by one with each change of its spec, so every generation
-//! needs a request. A request is recorded before the object is stored, as a rule; the watch may still be
-//! first, so a change waits a while before it is called unexplained.
+//! needs a request; the spec tells which one, where several asked for the same generation and one was
+//! refused. A request is recorded before the object is stored, as a rule; the watch may still be first, so a
+//! change waits a while before it is judged.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::records::{Memory, ObjectId, SeenObject};
-use super::review::{Explained, Explains};
+use super::records::{Memory, ObjectId, Request, SeenObject, Wants};
 use crate::domain::names::ObjectKey;
 use crate::watch::Kind;
 
 /// How long a change waits for its request.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(2);
-/// How long a request waits for its change: it may have been refused after it was recorded.
-const LAPSE: SignedDuration = SignedDuration::from_mins(10);
+/// How long a request waits for its change. The API server gives up a request after a minute.
+const LAPSE: SignedDuration = SignedDuration::from_mins(2);
+
+/// What has to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    Unexplained(Unexplained),
+    Happened(Happened),
+    NotSeen(NotSeen),
+}
 
 /// A change that no recorded request explains.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +39,26 @@ pub struct Unexplained {
     pub from: Timestamp,
     pub to: Timestamp,
     pub cause: Cause,
+}
+
+/// A change that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happened {
+    pub object: ObjectId,
+    /// For a deletion, None.
+    pub generation: Option<i64>,
+    /// One, or several that can't be told apart.
+    pub requests: Vec<Request>,
+    /// When a watch showed it.
+    pub at: Timestamp,
+}
+
+/// A request that led to nothing that was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotSeen {
+    pub object: ObjectId,
+    pub request: Request,
+    pub why: &'static str,
 }
 
 /// Why nobody was recorded.
@@ -49,6 +78,8 @@ pub struct Shown {
     pub key: ObjectKey,
     pub uid: String,
     pub generation: i64,
+    /// Of its spec; None where it can't be read.
+    pub spec: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +89,8 @@ pub struct Ledger {
     /// The UID of what is there now.
     present: BTreeMap<(Kind, ObjectKey), String>,
     waiting: VecDeque<Waiting>,
+    /// Found outside of what waits.
+    found: Vec<Finding>,
     /// Kinds whose list was read since the start.
     listed: BTreeSet<Kind>,
     watched_until: Option<Timestamp>,
@@ -73,22 +106,46 @@ struct Life {
     seen: i64,
     /// Up to here, it was decided whether each is explained.
     judged: i64,
-    /// Generations above `judged` that a request explains, and when it was recorded.
-    explained: BTreeMap<i64, Timestamp>,
-    deletion_asked: Option<Timestamp>,
-    /// Gaps about it that are not in the audit log yet, and what was judged before the first of them: an
+    /// The spec at `judged`, where it is known.
+    spec: Option<String>,
+    /// Until the audit log has what became of them, oldest first.
+    asked: Vec<Asked>,
+    /// Nobody was recorded for what was judged last.
+    unexplained: bool,
+    /// Its deletion was judged.
+    gone: bool,
+    /// Findings about it that are not in the audit log yet, and what was judged before the first of them: an
     /// operator that ends now leaves them to the next.
     owed: Option<(usize, i64)>,
 }
 
 #[derive(Debug)]
+struct Asked {
+    request: Request,
+    at: Timestamp,
+    /// What became of it is found, and on its way to the audit log.
+    found: bool,
+    /// The audit log has that. It is kept as long as other findings are on their way, so that a process that
+    /// ends now tells too much rather than a gap.
+    done: bool,
+}
+
+#[derive(Debug)]
 struct Waiting {
     uid: String,
-    /// The generation it was seen at; for a deletion, None.
-    generation: Option<i64>,
+    /// What it was seen as; for a deletion, None.
+    shown: Option<(i64, Option<String>)>,
     from: Timestamp,
     at: Timestamp,
     cause: Cause,
+}
+
+/// Two specs are the same as far as is known.
+fn alike(one: Option<&str>, other: Option<&str>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one == other,
+        _ => true,
+    }
 }
 
 impl Life {
@@ -97,33 +154,193 @@ impl Life {
             object,
             seen: 0,
             judged: 0,
-            explained: BTreeMap::new(),
-            deletion_asked: None,
+            spec: None,
+            asked: Vec::new(),
+            unexplained: false,
+            gone: false,
             owed: None,
         }
     }
 
-    /// Whether requests explain every generation from the last one that was judged to this.
-    fn explains(&self, generation: i64) -> bool {
-        let known = self.explained.range(self.judged + 1..=generation).count();
-        let needed = generation - self.judged;
-        self.deletion_asked.is_some() || i64::try_from(known) == Ok(needed)
+    fn open(&mut self) -> impl Iterator<Item = &mut Asked> {
+        self.asked.iter_mut().filter(|asked| !asked.found)
+    }
+
+    /// Notes that these will be told.
+    fn owe(&mut self, findings: usize, before: i64) {
+        if findings > 0 {
+            self.owed.get_or_insert((0, before)).0 += findings;
+        }
+    }
+
+    /// What became of the requests for the generations up to this one, and whether they explain each.
+    fn written(&mut self, shown: i64, spec: Option<&str>, at: Timestamp) -> (Vec<Finding>, bool) {
+        let judged = self.judged;
+        let object = self.object.clone();
+        let mut happened: BTreeMap<i64, Vec<Request>> = BTreeMap::new();
+        let mut findings = Vec::new();
+        for asked in self.open() {
+            let Wants::Written {
+                generation,
+                spec: wanted,
+            } = &asked.request.wants
+            else {
+                continue;
+            };
+            if *generation > shown {
+                continue;
+            }
+            asked.found = true;
+            // Of generations that were passed over the spec is not known.
+            if *generation > judged && (*generation < shown || alike(wanted.as_deref(), spec)) {
+                let those = happened.entry(*generation).or_default();
+                those.push(asked.request.clone());
+            } else {
+                findings.push(Finding::NotSeen(NotSeen {
+                    object: object.clone(),
+                    request: asked.request.clone(),
+                    why: "another change was stored in its place",
+                }));
+            }
+        }
+        let known = i64::try_from(happened.len()).unwrap_or(i64::MAX);
+        let missing = shown - judged - known;
+        let unchanged = happened.contains_key(&shown) || alike(self.spec.as_deref(), spec);
+        let explained = missing <= 0 || (missing == 1 && unchanged && self.mark());
+        let happened = happened.into_iter().map(|(generation, requests)| {
+            Finding::Happened(Happened {
+                object: object.clone(),
+                generation: Some(generation),
+                requests,
+                at,
+            })
+        });
+        findings.extend(happened);
+        (findings, explained)
+    }
+
+    /// Whether a deletion that was asked for explains one generation: a finalizer keeps the object, and
+    /// being marked for deletion is a generation of its own.
+    fn mark(&mut self) -> bool {
+        let mut any = false;
+        for asked in &mut self.asked {
+            if let Wants::Deleted { marked, .. } = &mut asked.request.wants {
+                if *marked {
+                    return false;
+                }
+                (*marked, any) = (true, true);
+            }
+        }
+        any
+    }
+
+    /// What became of the requests, now that it is gone, and whether one explains that.
+    fn deleted(&mut self, at: Timestamp) -> (Vec<Finding>, bool) {
+        let object = self.object.clone();
+        let (mut requests, mut findings) = (Vec::new(), Vec::new());
+        for asked in &mut self.asked {
+            let request = asked.request.clone();
+            match request.wants {
+                Wants::Deleted { .. } => requests.push(request),
+                Wants::Written { .. } if asked.found => continue,
+                Wants::Written { .. } => findings.push(Finding::NotSeen(NotSeen {
+                    object: object.clone(),
+                    request,
+                    why: "the object was deleted before it was seen",
+                })),
+            }
+            asked.found = true;
+        }
+        // Of those that were marked for deletion, that one is it.
+        let is_marked =
+            |request: &Request| matches!(request.wants, Wants::Deleted { marked: true, .. });
+        let explained = !requests.is_empty();
+        if requests.iter().any(is_marked) {
+            let late;
+            (requests, late) = requests.into_iter().partition(is_marked);
+            findings.extend(late.into_iter().map(|request: Request| {
+                Finding::NotSeen(NotSeen {
+                    object: object.clone(),
+                    request,
+                    why: "it was being deleted already",
+                })
+            }));
+        }
+        if explained {
+            findings.push(Finding::Happened(Happened {
+                object,
+                generation: None,
+                requests,
+                at,
+            }));
+        }
+        (findings, explained)
+    }
+
+    /// What became of requests that have waited long enough.
+    fn lapsed(&mut self, old: Timestamp) -> Vec<Finding> {
+        let object = self.object.clone();
+        let late = self.open().filter(|asked| asked.at <= old);
+        let late = late.filter_map(|asked| {
+            let why = match asked.request.wants {
+                Wants::Deleted { told: true, .. } => return None,
+                Wants::Deleted { marked: true, .. } => {
+                    "it is marked for deletion, and a finalizer keeps it"
+                }
+                _ => "as a rule it was refused",
+            };
+            asked.found = true;
+            Some(Finding::NotSeen(NotSeen {
+                object: object.clone(),
+                request: asked.request.clone(),
+                why,
+            }))
+        });
+        late.collect()
+    }
+
+    /// The audit log has what became of the request.
+    fn told(&mut self, id: &str) {
+        for asked in &mut self.asked {
+            if asked.request.id != id {
+                continue;
+            }
+            match &mut asked.request.wants {
+                // It will still be gone one day, and then it was this request.
+                Wants::Deleted { marked: true, told } if !self.gone => {
+                    (*told, asked.found) = (true, false);
+                }
+                _ => asked.done = true,
+            }
+        }
+    }
+
+    /// One of the findings is in the audit log.
+    fn paid(&mut self) {
+        self.owed = match self.owed {
+            Some((owed, before)) if owed > 1 => Some((owed - 1, before)),
+            _ => None,
+        };
+        if self.owed.is_none() {
+            self.asked.retain(|asked| !asked.done);
+        }
     }
 
     fn row(&self) -> SeenObject {
-        let seen = self.owed.map_or(self.judged, |(_, before)| before);
-        let explained =
-            self.explained.keys().fold(
-                seen,
-                |reached, next| {
-                    if *next == reached + 1 { *next } else { reached }
-                },
-            );
         SeenObject {
             object: self.object.clone(),
-            seen,
-            explained,
-            deletion_asked: self.deletion_asked.is_some(),
+            seen: self.owed.map_or(self.judged, |(_, before)| before),
+            asked: self.asked.iter().map(|it| it.request.clone()).collect(),
+        }
+    }
+}
+
+impl Finding {
+    fn uid(&self) -> &str {
+        match self {
+            Self::Unexplained(it) => &it.object.uid,
+            Self::Happened(it) => &it.object.uid,
+            Self::NotSeen(it) => &it.object.uid,
         }
     }
 }
@@ -138,8 +355,13 @@ impl Ledger {
         for row in memory.objects {
             let mut life = Life::new(row.object);
             (life.seen, life.judged) = (row.seen, row.seen);
-            life.explained = (row.seen + 1..=row.explained).map(|it| (it, now)).collect();
-            life.deletion_asked = row.deletion_asked.then_some(now);
+            let asked = row.asked.into_iter().map(|request| Asked {
+                request,
+                at: now,
+                found: false,
+                done: false,
+            });
+            life.asked = asked.collect();
             if row.seen > 0 {
                 let present = (life.object.kind, life.object.key.clone());
                 ledger.present.insert(present, life.object.uid.clone());
@@ -150,18 +372,42 @@ impl Ledger {
     }
 
     /// A request is durable in the audit log.
-    pub fn recorded(&mut self, explains: Explains, now: Timestamp) {
-        let uid = explains.object.uid.clone();
-        let fresh = || Life::new(explains.object);
-        let life = self.lives.entry(uid.clone()).or_insert_with(fresh);
-        match explains.change {
-            Explained::Written(generation) if generation > life.judged => {
-                life.explained.insert(generation, now);
+    pub fn recorded(&mut self, object: ObjectId, request: Request, now: Timestamp) {
+        let uid = object.uid.clone();
+        let life = self.lives.entry(uid.clone());
+        let life = life.or_insert_with(|| Life::new(object));
+        let late = match &request.wants {
+            Wants::Written { generation, spec } if *generation <= life.judged => {
+                // Its change was judged without it, and is in a gap if nobody else was recorded.
+                let same = spec.is_some() && *spec == life.spec;
+                let is_it = life.unexplained && *generation == life.judged && same;
+                Some(is_it.then_some(*generation))
             }
-            // Only its metadata changed.
-            Explained::Written(_) => return,
-            Explained::Deleted => life.deletion_asked = Some(now),
+            _ => None,
+        };
+        if let Some(happened) = late {
+            let object = life.object.clone();
+            self.found.push(match happened {
+                Some(generation) => Finding::Happened(Happened {
+                    object,
+                    generation: Some(generation),
+                    requests: vec![request.clone()],
+                    at: now,
+                }),
+                None => Finding::NotSeen(NotSeen {
+                    object,
+                    request: request.clone(),
+                    why: "another change was stored in its place",
+                }),
+            });
+            life.owe(1, life.judged);
         }
+        life.asked.push(Asked {
+            request,
+            at: now,
+            found: late.is_some(),
+            done: false,
+        });
         self.changed.insert(uid);
     }
 
@@ -214,7 +460,11 @@ impl Ledger {
         let life = self.lives.entry(shown.uid.clone()).or_insert_with(fresh);
         if shown.generation > life.seen {
             life.seen = shown.generation;
-            self.wait(shown.uid, Some(shown.generation), from, now, cause);
+            let state = (shown.generation, shown.spec);
+            self.wait(shown.uid, Some(state), from, now, cause);
+        } else if life.spec.is_none() && shown.generation == life.judged {
+            // As an earlier process left it.
+            life.spec = shown.spec;
         }
     }
 
@@ -227,108 +477,106 @@ impl Ledger {
     fn wait(
         &mut self,
         uid: String,
-        generation: Option<i64>,
+        shown: Option<(i64, Option<String>)>,
         from: Timestamp,
         at: Timestamp,
         cause: Cause,
     ) {
         self.waiting.push_back(Waiting {
             uid,
-            generation,
+            shown,
             from,
             at,
             cause,
         });
     }
 
-    /// When the next change has waited long enough.
+    /// When there is something to tell.
     pub fn due_at(&self) -> Option<Timestamp> {
+        if !self.found.is_empty() {
+            return Some(Timestamp::MIN);
+        }
         self.waiting.front().map(|next| next.at + PATIENCE)
     }
 
-    /// What has waited long enough and is not explained.
-    pub fn due(&mut self, now: Timestamp) -> Vec<Unexplained> {
-        let mut unexplained = Vec::new();
-        while self.due_at().is_some_and(|due| due <= now) {
+    /// What is known of changes that have waited long enough, and of requests that came too late for theirs.
+    pub fn due(&mut self, now: Timestamp) -> Vec<Finding> {
+        let mut findings = std::mem::take(&mut self.found);
+        while self
+            .waiting
+            .front()
+            .is_some_and(|next| next.at + PATIENCE <= now)
+        {
             let Some(waiting) = self.waiting.pop_front() else {
                 break;
             };
-            unexplained.extend(self.judge(&waiting));
+            findings.extend(self.judge(waiting));
         }
-        unexplained
+        findings
     }
 
-    fn judge(&mut self, waiting: &Waiting) -> Option<Unexplained> {
-        let life = self.lives.get_mut(&waiting.uid)?;
-        let before = life.judged;
-        let explained = match waiting.generation {
-            Some(generation) => {
-                let explained = life.explains(generation);
-                life.judged = life.judged.max(generation);
-                life.explained = life.explained.split_off(&(life.judged + 1));
-                self.changed.insert(waiting.uid.clone());
-                explained
-            }
-            None => life.deletion_asked.is_some(),
+    fn judge(&mut self, waiting: Waiting) -> Vec<Finding> {
+        let Some(life) = self.lives.get_mut(&waiting.uid) else {
+            return Vec::new();
         };
-        if explained {
-            if waiting.generation.is_none() && life.owed.is_none() {
-                self.forget(&waiting.uid);
+        let (before, at) = (life.judged, waiting.at);
+        let deleted = waiting.shown.is_none();
+        let (mut findings, explained) = match waiting.shown {
+            Some((generation, spec)) => {
+                let judged = life.written(generation, spec.as_deref(), at);
+                (life.judged, life.spec) = (generation, spec);
+                life.unexplained = !judged.1;
+                judged
             }
-            return None;
+            None => {
+                life.gone = true;
+                life.deleted(at)
+            }
+        };
+        if !explained {
+            findings.push(Finding::Unexplained(Unexplained {
+                object: life.object.clone(),
+                generation: life.seen,
+                deleted,
+                from: waiting.from,
+                to: at,
+                cause: waiting.cause,
+            }));
         }
-        let owed = life.owed.get_or_insert((0, before));
-        owed.0 += 1;
-        Some(Unexplained {
-            object: life.object.clone(),
-            generation: life.seen,
-            deleted: waiting.generation.is_none(),
-            from: waiting.from,
-            to: waiting.at,
-            cause: waiting.cause,
-        })
+        life.owe(findings.len(), before);
+        self.changed.insert(waiting.uid);
+        findings
     }
 
-    /// The audit log has the gap.
-    pub fn settled(&mut self, unexplained: &Unexplained) {
-        let uid = &unexplained.object.uid;
+    /// The audit log has it.
+    pub fn settled(&mut self, finding: &Finding) {
+        let uid = finding.uid();
         let Some(life) = self.lives.get_mut(uid) else {
             return;
         };
-        life.owed = match life.owed {
-            Some((owed, before)) if owed > 1 => Some((owed - 1, before)),
-            _ => None,
-        };
-        self.changed.insert(uid.clone());
-        let place = (life.object.kind, life.object.key.clone());
-        let gone = self.present.get(&place) != Some(uid);
-        if gone && life.owed.is_none() && life.seen > 0 {
-            let waits = self.waiting.iter().any(|waiting| waiting.uid == *uid);
-            if !waits {
-                self.forget(&uid.clone());
-            }
+        match finding {
+            Finding::Unexplained(_) => {}
+            Finding::Happened(it) => it.requests.iter().for_each(|it| life.told(&it.id)),
+            Finding::NotSeen(it) => life.told(&it.request.id),
+        }
+        life.paid();
+        self.changed.insert(uid.to_owned());
+        let unknown = life.seen == 0 && life.asked.is_empty();
+        if life.owed.is_none() && (life.gone || unknown) {
+            self.forget(uid);
         }
     }
 
-    /// Drops requests that led to nothing.
-    pub fn lapse(&mut self, now: Timestamp) {
+    /// What became of requests that have waited long enough for their change.
+    pub fn lapse(&mut self, now: Timestamp) -> Vec<Finding> {
         let old = now - LAPSE;
-        let mut empty = Vec::new();
-        for (uid, life) in &mut self.lives {
-            let before = (life.explained.len(), life.deletion_asked);
-            life.explained.retain(|_, at| *at > old);
-            life.deletion_asked = life.deletion_asked.filter(|at| *at > old);
-            if before != (life.explained.len(), life.deletion_asked) {
-                self.changed.insert(uid.clone());
-            }
-            let unused = life.explained.is_empty() && life.deletion_asked.is_none();
-            if life.seen == 0 && unused {
-                empty.push(uid.clone());
-            }
+        let mut findings = Vec::new();
+        for life in self.lives.values_mut() {
+            let lapsed = life.lapsed(old);
+            life.owe(lapsed.len(), life.judged);
+            findings.extend(lapsed);
         }
-        for uid in empty {
-            self.forget(&uid);
-        }
+        findings
     }
 
     fn forget(&mut self, uid: &str) {

@@ -1,8 +1,9 @@
 //! Who asked for a change: the webhook that the API server tells of each, and the gaps where it did not.
 //!
 //! Owns the recording of requests for policies, isolations, scopes and the confirmation of holds as
-//! `resource_change` entries of the audit log, and the `gap` entries for changes that the watches saw and
-//! no recorded request explains. It refuses nothing and holds nobody up: refusing is the schemas' and the
+//! `change_request` entries of the audit log, the `resource_change` and `change_not_seen` entries that say
+//! what became of them, and the `gap` entries for changes that the watches saw and no recorded request
+//! explains. It refuses nothing and holds nobody up: refusing is the schemas' and the
 //! admission policies' part, which work without us. Requests come from the API server over TLS, changes
 //! from the operator's watches; entries go to the audit log, and what was seen goes to the store, so that
 //! changes while the operator was away are gaps too.
@@ -70,7 +71,7 @@ pub struct Counts {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
-    /// `recorded`, `dry_run`, `dropped`, `failed` or `unreadable`.
+    /// `recorded`, `dry_run`, `unchanged`, `dropped`, `failed` or `unreadable`.
     pub outcome: &'static str,
 }
 

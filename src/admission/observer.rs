@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::ledger::Shown;
+use super::review::digest;
 use crate::domain::names::ObjectKey;
-use crate::watch::{Change, Kind, Watched};
+use crate::watch::{Change, Kind, Malformed, Watched};
 
 /// What a watch saw, as far as it matters here.
 #[derive(Debug)]
@@ -44,39 +46,45 @@ impl Observer {
         }
     }
 
-    fn observe<Spec, Status>(&self, kind: Kind, change: &Change<Watched<Spec, Status>>) {
-        let shown = |key: &ObjectKey, uid: &str, generation| Shown {
-            key: key.clone(),
-            uid: uid.to_owned(),
-            generation,
-        };
+    fn observe<Spec: Serialize, Status>(&self, kind: Kind, change: &Change<Watched<Spec, Status>>) {
         match change {
             Change::Apply(key, watched) => {
-                let resource = &watched.resource;
-                let shown = shown(key, &resource.uid, resource.generation);
-                self.tell(Observation::Shown(kind, shown));
+                self.tell(Observation::Shown(kind, shown(key, watched)));
             }
             Change::Malformed(it) => {
-                let shown = shown(&it.key, &it.uid, it.generation);
-                self.tell(Observation::Shown(kind, shown));
+                self.tell(Observation::Shown(kind, unread(it)));
             }
             Change::Delete(key) => self.tell(Observation::Gone(kind, key.clone())),
             Change::Reset { objects, malformed } => {
-                let read = objects.iter().map(|(key, watched)| {
-                    shown(key, &watched.resource.uid, watched.resource.generation)
-                });
-                let unread = malformed
-                    .iter()
-                    .map(|it| shown(&it.key, &it.uid, it.generation));
-                self.tell(Observation::Listed(kind, read.chain(unread).collect()));
+                let read = objects.iter().map(|(key, watched)| shown(key, watched));
+                let all = read.chain(malformed.iter().map(unread)).collect();
+                self.tell(Observation::Listed(kind, all));
             }
             Change::Lost { .. } => {}
         }
     }
 }
 
+fn shown<Spec: Serialize, Status>(key: &ObjectKey, watched: &Watched<Spec, Status>) -> Shown {
+    Shown {
+        key: key.clone(),
+        uid: watched.resource.uid.clone(),
+        generation: watched.resource.generation,
+        spec: digest(&watched.resource.spec),
+    }
+}
+
+fn unread(malformed: &Malformed) -> Shown {
+    Shown {
+        key: malformed.key.clone(),
+        uid: malformed.uid.clone(),
+        generation: malformed.generation,
+        spec: None,
+    }
+}
+
 /// Passes every change of a watch on to its reader, and tells the observer of it. Ends with either.
-pub async fn observed<Spec, Status>(
+pub async fn observed<Spec: Serialize, Status>(
     kind: Kind,
     mut changes: mpsc::Receiver<Change<Watched<Spec, Status>>>,
     out: mpsc::Sender<Change<Watched<Spec, Status>>>,

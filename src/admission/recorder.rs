@@ -28,7 +28,11 @@ impl Recorder {
     /// Queues what the request says, if it changes anything.
     pub fn record(&self, request: &Request) {
         let Some(asked) = asked(request, &self.operator) else {
-            self.counts.count("dry_run");
+            self.counts.count(if request.dry_run {
+                "dry_run"
+            } else {
+                "unchanged"
+            });
             return;
         };
         if self.queue.try_send(asked).is_err() {

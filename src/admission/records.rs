@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
+use crate::audit::entry::Actor;
 use crate::domain::names::ObjectKey;
 use crate::watch::Kind;
 
@@ -20,10 +22,37 @@ pub struct SeenObject {
     pub object: ObjectId,
     /// The newest generation that a watch showed; 0 before it showed any.
     pub seen: i64,
-    /// Up to this generation a recorded request explains each.
-    pub explained: i64,
-    /// Somebody was recorded who asked for its deletion.
-    pub deletion_asked: bool,
+    /// Recorded requests of which it is not in the audit log yet what became of them, oldest first.
+    pub asked: Vec<Request>,
+}
+
+/// A request that is in the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Of its entry.
+    pub id: String,
+    pub actor: Actor,
+    pub user: String,
+    /// `create`, `update`, `delete`.
+    pub verb: String,
+    pub wants: Wants,
+}
+
+/// What a request does to its object, if it is not refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wants {
+    /// The object at this generation, with a spec of this digest where one could be made.
+    Written {
+        generation: i64,
+        spec: Option<String>,
+    },
+    Deleted {
+        /// It was seen to be marked for deletion, which a finalizer may keep it from.
+        marked: bool,
+        /// The audit log has that it was not gone in time.
+        told: bool,
+    },
 }
 
 /// Everything that was known, and until when.

@@ -14,7 +14,7 @@ use tower::ServiceExt;
 
 use super::records::{Memory, SeenObject, SeenStore};
 use super::*;
-use crate::audit::entry::{ActorKind, Body, Gap, ResourceChange, SpecBody};
+use crate::audit::entry::{ActorKind, Body, ChangeRequest, Gap, SpecBody};
 use crate::domain::names::ObjectKey;
 use crate::watch::{Change, Kind, Malformed, Watched};
 
@@ -167,10 +167,13 @@ fn review(operation: &str, uid: &str, generation: i64) -> Value {
         },
         "spec": {"target": {"node": "n"}, "reason": "r"},
     });
+    let mut before = object.clone();
+    before["metadata"]["generation"] = (generation - 1).into();
+    before["spec"]["reason"] = "before".into();
     let (object, old) = match operation {
         "CREATE" => (object, Value::Null),
         "DELETE" => (Value::Null, object),
-        _ => (object.clone(), object),
+        _ => (object, before),
     };
     json!({
         "apiVersion": "admission.k8s.io/v1",
@@ -202,10 +205,10 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     panic!("{what} does not come");
 }
 
-fn change(body: &Body) -> &ResourceChange {
+fn change(body: &Body) -> &ChangeRequest {
     match body {
-        Body::ResourceChange(change) => change,
-        other => panic!("not a change: {other:?}"),
+        Body::ChangeRequest(request) => request,
+        other => panic!("not a request: {other:?}"),
     }
 }
 
@@ -262,6 +265,61 @@ async fn a_deletion_is_recorded_without_a_spec_and_a_dry_run_not_at_all() {
     );
     assert_eq!((life.counted("dry_run"), life.counted("recorded")), (1, 1));
     life.end().await;
+}
+
+#[tokio::test]
+async fn an_update_to_what_is_there_is_not_recorded_and_one_of_labels_is_told_apart() {
+    let kept = Arc::<Kept>::default();
+    let life = Life::begin(&kept);
+    let mut again = review("UPDATE", "u", 2);
+    again["request"]["oldObject"] = again["request"]["object"].clone();
+    again["request"]["object"]["metadata"]["managedFields"] = json!([]);
+    life.asks(&again).await;
+    assert_eq!(life.counted("unchanged"), 1);
+    again["request"]["object"]["metadata"]["labels"] = json!({"a": "b"});
+    life.asks(&again).await;
+    life.asks(&review("UPDATE", "u", 3)).await;
+    until("the entries", || kept.bodies().len() == 2).await;
+    let bodies = kept.bodies();
+    assert!(change(&bodies[0]).metadata_only && !change(&bodies[1]).metadata_only);
+    life.end().await;
+    let memory = kept.memory.lock().expect("nobody panics").clone();
+    assert_eq!(
+        memory.objects[0].asked.len(),
+        1,
+        "labels are not waited for"
+    );
+}
+
+#[tokio::test]
+async fn what_was_asked_for_is_told_to_have_happened_when_the_watch_showed_it_even_by_the_next_operator()
+ {
+    let kept = Arc::<Kept>::default();
+    kept.memory.lock().expect("nobody panics").watched_until = Some(Timestamp::UNIX_EPOCH);
+    let life = Life::begin(&kept);
+    life.asks(&review("CREATE", "u", 1)).await;
+    life.asks(&review("CREATE", "refused", 1)).await;
+    until("the records", || life.counted("recorded") == 2).await;
+    life.end().await;
+
+    let next = Life::begin(&kept);
+    next.shows("u", 1).await;
+    until("the change", || kept.bodies().len() == 3).await;
+    next.end().await;
+    let entries = kept.entries.lock().expect("nobody panics").clone();
+    let Body::ResourceChange(change) = &entries[2].body else {
+        panic!("not a change: {:?}", entries[2]);
+    };
+    assert_eq!(change.requests, [entries[0].id.clone()]);
+    assert_eq!((&*change.user, &*change.verb), ("alice", "create"));
+    assert_eq!(change.object.generation, Some(1));
+    assert_eq!(entries[2].actor, entries[0].actor);
+    let memory = kept.memory.lock().expect("nobody panics").clone();
+    let asked = |uid: &str| {
+        let object = memory.objects.iter().find(|it| it.object.uid == uid);
+        object.map(|object| object.asked.len())
+    };
+    assert_eq!((asked("u"), asked("refused")), (Some(0), Some(1)));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
-//! The task that writes what was asked, and calls a gap what nobody asked for.
+//! The task that writes what was asked and what became of it, and calls a gap what nobody asked for.
 //!
-//! Three loops that don't wait for each other: requests to the audit log; changes against requests; gaps to
-//! the audit log, tried again until they are in it. An audit log that is away costs records, which become
+//! Three loops that don't wait for each other: requests to the audit log; changes against requests; what was
+//! found to the audit log, tried again until it is in it. An audit log that is away costs records, which become
 //! gaps when it is back; it never costs a change, nor a turn of the operator's loop.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,20 +16,22 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::ledger::{Cause, Ledger, Unexplained};
+use super::ledger::{Cause, Finding, Happened, Ledger, NotSeen, Unexplained};
 use super::observer::Observation;
-use super::records::SeenStore;
-use super::review::{Asked, Explains};
+use super::records::{ObjectId, Request, SeenStore, Wants};
+use super::review::Asked;
 use super::{Counts, Journal};
-use crate::audit::entry::{Actor, ActorKind, Body, Entry, Gap, ObjectRef};
+use crate::audit::entry::{
+    Actor, ActorKind, Body, ChangeNotSeen, Entry, Gap, ObjectRef, ResourceChange,
+};
 use crate::backoff::Backoff;
 
 /// Requests that share one wait for the disk.
 const BATCH: usize = 64;
 /// Objects that one gap names; an entry has 60,000 bytes.
 const NAMED: usize = 100;
-/// Gaps that wait for the audit log.
-const GAPS: usize = 256;
+/// Findings that wait for the audit log.
+const FINDINGS: usize = 1024;
 /// How long changes of what is known may gather before they are written down.
 const GATHER: Duration = Duration::from_millis(100);
 /// How often it is written down until when was watched, though nothing changed.
@@ -70,12 +72,12 @@ impl Witness {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let memory = self.store.memory().await?;
         let (explain, explained) = mpsc::channel(BATCH);
-        let (tell, gaps) = mpsc::channel(GAPS);
-        let (settle, settled) = mpsc::channel(GAPS);
+        let (tell, findings) = mpsc::channel(FINDINGS);
+        let (settle, settled) = mpsc::channel(FINDINGS);
         let judging = Judging {
             ledger: Ledger::restore(memory, Timestamp::now()),
             store: self.store,
-            gaps: tell,
+            findings: tell,
             pending: VecDeque::new(),
             lost: self.lost,
             system_namespace: self.system_namespace,
@@ -89,7 +91,7 @@ impl Witness {
             self.counts,
             stop.clone(),
         );
-        let telling = write_gaps(self.journal, gaps, settle, stop.clone());
+        let telling = write_findings(self.journal, findings, settle, stop.clone());
         let heard = Heard {
             observations: self.observations,
             explained,
@@ -103,7 +105,7 @@ impl Witness {
 async fn write_reviews(
     journal: Arc<dyn Journal>,
     mut reviews: mpsc::Receiver<Asked>,
-    explain: mpsc::Sender<Explains>,
+    explain: mpsc::Sender<(ObjectId, Request)>,
     counts: Counts,
     stop: CancellationToken,
 ) {
@@ -123,9 +125,9 @@ async fn write_reviews(
             match result {
                 Ok(()) => {
                     counts.count("recorded");
-                    if let Some(explains) = asked.explains {
+                    if let Some(recorded) = recorded(asked) {
                         // The other end goes only when everything ends.
-                        let _ = explain.send(explains).await;
+                        let _ = explain.send(recorded).await;
                     }
                 }
                 Err(error) => {
@@ -140,47 +142,81 @@ async fn write_reviews(
     }
 }
 
-/// A gap on its way to the audit log, and what it is about.
-struct Telling {
-    entry: Entry,
-    unexplained: Vec<Unexplained>,
+/// What there is to remember of a request that is in the audit log.
+fn recorded(asked: Asked) -> Option<(ObjectId, Request)> {
+    let (object, wants) = asked.wants?;
+    let Body::ChangeRequest(request) = asked.entry.body else {
+        return None;
+    };
+    let request = Request {
+        id: asked.entry.id,
+        actor: asked.entry.actor,
+        user: request.user,
+        verb: request.verb,
+        wants,
+    };
+    Some((object, request))
 }
 
-async fn write_gaps(
+/// An entry on its way to the audit log, and what it tells.
+struct Telling {
+    entry: Entry,
+    findings: Vec<Finding>,
+}
+
+async fn write_findings(
     journal: Arc<dyn Journal>,
-    mut gaps: mpsc::Receiver<Telling>,
-    settle: mpsc::Sender<Vec<Unexplained>>,
+    mut findings: mpsc::Receiver<Telling>,
+    settle: mpsc::Sender<Vec<Finding>>,
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let mut batch = Vec::with_capacity(BATCH);
     // Ends when the judge says that there are no more, which is at `stop`.
-    while let Some(telling) = gaps.recv().await {
-        while let Err(error) = journal.append(&telling.entry).await {
-            warn!(error = format!("{error:#}"), "a gap was not logged");
+    while findings.recv_many(&mut batch, BATCH).await > 0 {
+        while !batch.is_empty() {
+            let appends = batch.iter().map(|telling| journal.append(&telling.entry));
+            let written = join_all(appends).await;
+            let mut failed = Vec::new();
+            for (telling, result) in batch.drain(..).zip(written) {
+                if let Err(error) = result {
+                    warn!(
+                        error = format!("{error:#}"),
+                        kind = telling.entry.body.kind(),
+                        "what was seen was not logged; trying again"
+                    );
+                    failed.push(telling);
+                    continue;
+                }
+                // The other end goes only when everything ends.
+                let _ = settle.send(telling.findings).await;
+            }
+            batch = failed;
+            if batch.is_empty() {
+                backoff.reset();
+                break;
+            }
             let pause = tokio::time::sleep(backoff.pause());
             if stop.run_until_cancelled(pause).await.is_none() {
                 return;
             }
         }
-        backoff.reset();
-        // The other end goes only when everything ends.
-        let _ = settle.send(telling.unexplained).await;
     }
 }
 
 /// What the judge listens to.
 struct Heard {
     observations: mpsc::Receiver<Observation>,
-    explained: mpsc::Receiver<Explains>,
-    settled: mpsc::Receiver<Vec<Unexplained>>,
+    explained: mpsc::Receiver<(ObjectId, Request)>,
+    settled: mpsc::Receiver<Vec<Finding>>,
 }
 
 /// Changes against requests.
 struct Judging {
     ledger: Ledger,
     store: Arc<dyn SeenStore>,
-    gaps: mpsc::Sender<Telling>,
-    /// Gaps that found no room yet.
+    findings: mpsc::Sender<Telling>,
+    /// Those that found no room yet.
     pending: VecDeque<Telling>,
     /// More happened than could be taken in.
     lost: Arc<AtomicBool>,
@@ -197,8 +233,8 @@ impl Judging {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(explains) = heard.explained.recv() => {
-                    self.ledger.recorded(explains, Timestamp::now());
+                Some((object, request)) = heard.explained.recv() => {
+                    self.ledger.recorded(object, request, Timestamp::now());
                 }
                 Some(told) = heard.settled.recv() => self.settle(&told),
                 Some(observation) = heard.observations.recv() => self.observe(observation),
@@ -214,9 +250,9 @@ impl Judging {
         }
         // What was recorded or told while this stopped must not be a gap for the next operator.
         let (ended, _) = mpsc::channel(1);
-        drop(std::mem::replace(&mut self.gaps, ended));
-        while let Some(explains) = heard.explained.recv().await {
-            self.ledger.recorded(explains, Timestamp::now());
+        drop(std::mem::replace(&mut self.findings, ended));
+        while let Some((object, request)) = heard.explained.recv().await {
+            self.ledger.recorded(object, request, Timestamp::now());
         }
         while let Some(told) = heard.settled.recv().await {
             self.settle(&told);
@@ -242,33 +278,40 @@ impl Judging {
         }
     }
 
-    fn settle(&mut self, told: &[Unexplained]) {
-        for unexplained in told {
-            self.ledger.settled(unexplained);
+    fn settle(&mut self, told: &[Finding]) {
+        for finding in told {
+            self.ledger.settled(finding);
         }
     }
 
     fn judge(&mut self) {
         let now = Timestamp::now();
-        let unexplained = self.ledger.due(now);
-        self.counts.unexplained.inc_by(unexplained.len() as u64);
-        for telling in tellings(unexplained) {
-            if self.pending.len() < GAPS {
+        let found = self.ledger.due(now);
+        self.tell(found);
+    }
+
+    fn tell(&mut self, found: Vec<Finding>) {
+        let now = Timestamp::now();
+        let unexplained = |finding: &&Finding| matches!(finding, Finding::Unexplained(_));
+        let unexplained = found.iter().filter(unexplained).count();
+        self.counts.unexplained.inc_by(unexplained as u64);
+        for telling in tellings(found) {
+            if self.pending.len() < FINDINGS {
                 self.pending.push_back(telling);
             } else {
                 // The store still owes it: the next operator finds it again.
                 self.lost.store(true, Ordering::Relaxed);
             }
         }
-        if self.pending.len() < GAPS && self.lost.swap(false, Ordering::Relaxed) {
+        if self.pending.len() < FINDINGS && self.lost.swap(false, Ordering::Relaxed) {
             let why = "more changes at once than could be looked at";
             self.pending.push_back(Telling {
                 entry: gap(&self.system_namespace, now, now, why, Vec::new()),
-                unexplained: Vec::new(),
+                findings: Vec::new(),
             });
         }
         while let Some(entry) = self.pending.pop_front() {
-            if let Err(full) = self.gaps.try_send(entry) {
+            if let Err(full) = self.findings.try_send(entry) {
                 self.pending.push_front(full.into_inner());
                 return;
             }
@@ -278,7 +321,8 @@ impl Judging {
     /// Writes down what changed; how long until the next time.
     async fn save(&mut self) -> Duration {
         let until = Timestamp::now();
-        self.ledger.lapse(until);
+        let lapsed = self.ledger.lapse(until);
+        self.tell(lapsed);
         let (put, removed) = self.ledger.take_changes();
         match self.store.remember(&put, &removed, until).await {
             Ok(()) => {
@@ -297,15 +341,27 @@ impl Judging {
     }
 }
 
-/// One gap for each namespace, cause, span, and whether things were written or deleted, in pieces that fit.
-fn tellings(unexplained: Vec<Unexplained>) -> Vec<Telling> {
-    let mut groups: BTreeMap<_, Vec<Unexplained>> = BTreeMap::new();
-    for change in unexplained {
-        let namespace = change.object.key.namespace.clone();
-        let place = (namespace, change.cause, change.deleted, change.from);
-        groups.entry(place).or_default().push(change);
-    }
+/// One entry for each request that happened or did not; one gap for each namespace, cause, span, and whether
+/// things were written or deleted, in pieces that fit.
+fn tellings(found: Vec<Finding>) -> Vec<Telling> {
     let mut tellings = Vec::new();
+    let mut groups: BTreeMap<_, Vec<Unexplained>> = BTreeMap::new();
+    for finding in found {
+        let entry = match &finding {
+            Finding::Unexplained(change) => {
+                let namespace = change.object.key.namespace.clone();
+                let place = (namespace, change.cause, change.deleted, change.from);
+                groups.entry(place).or_default().push(change.clone());
+                continue;
+            }
+            Finding::Happened(happened) => changed(happened),
+            Finding::NotSeen(request) => not_seen(request),
+        };
+        tellings.push(Telling {
+            entry,
+            findings: vec![finding],
+        });
+    }
     for ((namespace, cause, deleted, from), changes) in groups {
         let why = why(cause, deleted);
         info!(
@@ -319,11 +375,51 @@ fn tellings(unexplained: Vec<Unexplained>) -> Vec<Telling> {
             let objects = changes.iter().map(object).collect();
             tellings.push(Telling {
                 entry: gap(&namespace, from, to.unwrap_or(from), why, objects),
-                unexplained: changes.to_vec(),
+                findings: changes.iter().cloned().map(Finding::Unexplained).collect(),
             });
         }
     }
     tellings
+}
+
+fn changed(happened: &Happened) -> Entry {
+    let asked = &happened.requests;
+    let mut users: Vec<&str> = asked.iter().map(|request| &*request.user).collect();
+    users.sort_unstable();
+    users.dedup();
+    let users = users.join(", ");
+    let actor = match &asked[..] {
+        [first, rest @ ..] if rest.iter().all(|other| other.actor == first.actor) => {
+            first.actor.clone()
+        }
+        _ => Actor::new(ActorKind::Unknown, &format!("one of {users}")),
+    };
+    let body = Body::ResourceChange(ResourceChange {
+        user: users,
+        verb: asked.first().map_or_else(String::new, |it| it.verb.clone()),
+        object: reference(&happened.object, happened.generation),
+        requests: asked.iter().map(|request| request.id.clone()).collect(),
+    });
+    let mut entry = Entry::new(&happened.object.key.namespace, actor, body);
+    entry.time = happened.at;
+    entry
+}
+
+fn not_seen(found: &NotSeen) -> Entry {
+    let request = &found.request;
+    let generation = match request.wants {
+        Wants::Written { generation, .. } => Some(generation),
+        Wants::Deleted { .. } => None,
+    };
+    let body = Body::ChangeNotSeen(ChangeNotSeen {
+        user: request.user.clone(),
+        verb: request.verb.clone(),
+        object: reference(&found.object, generation),
+        request: request.id.clone(),
+        why: found.why.to_owned(),
+    });
+    let tenant = &found.object.key.namespace;
+    Entry::new(tenant, request.actor.clone(), body)
 }
 
 fn gap(tenant: &str, from: Timestamp, to: Timestamp, why: &str, objects: Vec<ObjectRef>) -> Entry {
@@ -338,14 +434,18 @@ fn gap(tenant: &str, from: Timestamp, to: Timestamp, why: &str, objects: Vec<Obj
 }
 
 fn object(change: &Unexplained) -> ObjectRef {
-    let key = &change.object.key;
+    // None: it is gone.
+    let generation = (!change.deleted).then_some(change.generation);
+    reference(&change.object, generation)
+}
+
+fn reference(object: &ObjectId, generation: Option<i64>) -> ObjectRef {
     ObjectRef {
-        kind: change.object.kind.as_str().to_owned(),
-        namespace: key.namespace.clone(),
-        name: key.name.clone(),
-        uid: Some(change.object.uid.clone()),
-        // None: it is gone.
-        generation: (!change.deleted).then_some(change.generation),
+        kind: object.kind.as_str().to_owned(),
+        namespace: object.key.namespace.clone(),
+        name: object.key.name.clone(),
+        uid: Some(object.uid.clone()),
+        generation,
     }
 }
 

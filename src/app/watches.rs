@@ -6,6 +6,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DynamicObject;
 use kube::discovery::ApiResource;
 use kube::{Api, Client};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
@@ -55,7 +56,7 @@ impl Operator {
     ) -> mpsc::Receiver<Change<Watched<Spec, Status>>>
     where
         K: kube::Resource<DynamicType = ()>,
-        Spec: DeserializeOwned + Send + 'static,
+        Spec: Serialize + DeserializeOwned + Send + 'static,
         Status: DeserializeOwned + Send + 'static,
     {
         let changes = self.watch_all::<K, _>(kind, narrow);

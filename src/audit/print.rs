@@ -58,10 +58,28 @@ fn words(body: &Body) -> String {
             )
         }
         Body::Read(read) => format!("{} {}", read.tool, read.result.as_str()),
-        Body::ResourceChange(change) => {
-            let dry = if change.dry_run { " (dry run)" } else { "" };
-            format!("{} {}{dry} by {}", change.verb, change.object, change.user)
+        Body::ChangeRequest(request) => {
+            let metadata = if request.metadata_only {
+                " (metadata only)"
+            } else {
+                ""
+            };
+            format!(
+                "{} asked to {} {}{metadata}",
+                request.user, request.verb, request.object
+            )
         }
+        Body::ResourceChange(change) => format!(
+            "{} {} by {} ({})",
+            change.verb,
+            change.object,
+            change.user,
+            change.requests.join(", ")
+        ),
+        Body::ChangeNotSeen(request) => format!(
+            "{} {} by {}: asked for, and not seen to happen: {} ({})",
+            request.verb, request.object, request.user, request.why, request.request
+        ),
         Body::Gap(gap) => format!(
             "nobody recorded from {} to {}: {}{}",
             gap.from,

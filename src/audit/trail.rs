@@ -76,8 +76,12 @@ pub fn entry_of(tenant: &str, record: AgentRecord, reads_key: &[u8; 32]) -> Entr
         } => Body::Refusal(Refusal {
             tool,
             parameters: arguments,
-            // What the API server refuses was begun, and is the outcome of an intent.
-            by: RefusedBy::Us,
+            // As a rule, what the API server refuses was begun, and is the outcome of an intent.
+            by: if code == types::REFUSED_BY_API_SERVER {
+                RefusedBy::ApiServer
+            } else {
+                RefusedBy::Us
+            },
             code,
             why: message,
             target,

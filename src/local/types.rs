@@ -69,6 +69,8 @@ pub struct Principal {
 pub const UNAVAILABLE: &str = "unavailable";
 /// The code of a [`Problem`] of what doesn't exist.
 pub const NOT_FOUND: &str = "not_found";
+/// The code of a refusal that is the API server's.
+pub const REFUSED_BY_API_SERVER: &str = "refused_by_api_server";
 
 /// An error, in words for the caller, with the next step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

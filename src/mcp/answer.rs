@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::text::clean;
 use crate::access::Refusal;
-use crate::local::types::{NOT_FOUND, Outcome, Problem};
+use crate::local::types::{NOT_FOUND, Outcome, Problem, REFUSED_BY_API_SERVER};
 
 /// Longer words of the API server say no more.
 const MOST_WORDS: usize = 2000;
@@ -123,12 +123,12 @@ impl From<kube::Error> for Failure {
         let words = clean(&status.message, MOST_WORDS);
         match status.code {
             403 => Self::new(
-                "refused_by_api_server",
+                REFUSED_BY_API_SERVER,
                 format!("the API server refused it: {words}"),
                 FailureKind::RefusedByApiServer,
             ),
             400 | 422 => Self::new(
-                "refused_by_api_server",
+                REFUSED_BY_API_SERVER,
                 format!("the API server refused what was to be written: {words}"),
                 FailureKind::RefusedByApiServer,
             ),

@@ -2,13 +2,14 @@
 //! through it; none writes before [`Call::begin`] has answered, which is when the intent is durable.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use jiff::Timestamp;
 use rmcp::model::JsonObject;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::answer::{Failure, Reply};
@@ -24,6 +25,10 @@ use crate::local::client::Client;
 use crate::local::types::{
     AgentAct, AgentRecord, DeviceView, NOT_FOUND, Outcome, Program, Touched, UNAVAILABLE,
 };
+
+/// Bytes of arguments that a refusal is entered with: whoever sends more must not stay out of the log by
+/// it. An entry has 60,000.
+const MOST_ARGUMENTS: usize = 40_000;
 
 /// What all calls share.
 pub struct Shared {
@@ -47,6 +52,8 @@ pub struct Call {
     client: Option<Program>,
     /// What the call is about, once the tool has said so.
     about: OnceLock<String>,
+    /// An action's intent or refusal is in the audit log, or is left out of it on purpose.
+    accounted: AtomicBool,
     /// When its request came.
     pub arrived: Instant,
 }
@@ -84,6 +91,7 @@ impl Call {
             tool,
             client,
             about: OnceLock::new(),
+            accounted: AtomicBool::new(false),
             principal: caller.principal,
             arguments,
             shared,
@@ -114,8 +122,13 @@ impl Call {
             milliseconds = self.milliseconds(),
             "tool call"
         );
-        if !self.tool.is_action() {
-            self.enter_read(&answer);
+        match &answer {
+            // It failed before it was begun: a wrong argument, a device that there is not.
+            Err(failure) if self.tool.is_action() && !self.accounted.load(Ordering::Relaxed) => {
+                self.enter_refusal(failure).await;
+            }
+            _ if self.tool.is_action() => {}
+            _ => self.enter_read(&answer),
         }
         answer
     }
@@ -193,6 +206,7 @@ impl Call {
                 if !by_rate || self.shared.rates.is_news(&self.principal, Instant::now()) {
                     self.enter_refusal(&failure).await;
                 }
+                self.accounted.store(true, Ordering::Relaxed);
                 Err(failure)
             }
         }
@@ -205,8 +219,15 @@ impl Call {
     }
 
     async fn enter_refusal(&self, failure: &Failure) {
+        self.accounted.store(true, Ordering::Relaxed);
+        let bytes = serde_json::to_vec(&self.arguments).map_or(0, |bytes| bytes.len());
+        let arguments = if bytes <= MOST_ARGUMENTS {
+            Value::Object(self.arguments.clone())
+        } else {
+            json!({ "leftOut": format!("{bytes} bytes, too long for an entry") })
+        };
         let record = self.record(AgentAct::Refusal {
-            arguments: Value::Object(self.arguments.clone()),
+            arguments,
             code: failure.code.into(),
             message: failure.message.clone(),
         });
@@ -245,6 +266,7 @@ impl Call {
                 _ => Failure::invalid(words),
             }
         })?;
+        self.accounted.store(true, Ordering::Relaxed);
         Ok(Action {
             intent: appended.id,
             dry_run,

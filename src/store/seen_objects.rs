@@ -15,7 +15,7 @@ use crate::watch::Kind;
 
 /// In the table `meta`: milliseconds of Unix time.
 const WATCHED_UNTIL: &str = "watched_until";
-/// Rows of one statement, each of seven parameters; SQLite takes 32,766.
+/// Rows of one statement, each of six parameters; SQLite takes 32,766.
 const ROWS: usize = 1000;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -27,8 +27,8 @@ pub struct Model {
     pub namespace: String,
     pub name: String,
     pub seen: i64,
-    pub explained: i64,
-    pub deletion_asked: bool,
+    /// JSON.
+    pub asked: String,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -36,17 +36,18 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-impl From<&SeenObject> for Model {
-    fn from(seen: &SeenObject) -> Self {
-        Self {
+impl TryFrom<&SeenObject> for Model {
+    type Error = anyhow::Error;
+
+    fn try_from(seen: &SeenObject) -> anyhow::Result<Self> {
+        Ok(Self {
             uid: seen.object.uid.clone(),
             kind: seen.object.kind.as_str().to_owned(),
             namespace: seen.object.key.namespace.clone(),
             name: seen.object.key.name.clone(),
             seen: seen.seen,
-            explained: seen.explained,
-            deletion_asked: seen.deletion_asked,
-        }
+            asked: serde_json::to_string(&seen.asked)?,
+        })
     }
 }
 
@@ -64,8 +65,7 @@ impl TryFrom<Model> for SeenObject {
                 key: ObjectKey::new(row.namespace, row.name),
             },
             seen: row.seen,
-            explained: row.explained,
-            deletion_asked: row.deletion_asked,
+            asked: serde_json::from_str(&row.asked).context("what was asked of an object")?,
         })
     }
 }
@@ -95,9 +95,11 @@ impl SeenStore for Store {
         let transaction = self.writer.begin().await?;
         for rows in put.chunks(ROWS) {
             let newest = OnConflict::column(Column::Uid)
-                .update_columns([Column::Seen, Column::Explained, Column::DeletionAsked])
+                .update_columns([Column::Seen, Column::Asked])
                 .to_owned();
-            let rows = rows.iter().map(|row| Model::from(row).into_active_model());
+            let rows = rows.iter().map(Model::try_from);
+            let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;
+            let rows = rows.into_iter().map(IntoActiveModel::into_active_model);
             Entity::insert_many(rows)
                 .on_conflict(newest)
                 .exec_without_returning(&transaction)
@@ -120,6 +122,8 @@ impl SeenStore for Store {
 mod tests {
     use super::super::tests::scratch;
     use super::*;
+    use crate::admission::records::{Request, Wants};
+    use crate::audit::entry::{Actor, ActorKind};
 
     fn seen(uid: &str, generation: i64) -> SeenObject {
         SeenObject {
@@ -129,8 +133,16 @@ mod tests {
                 key: ObjectKey::new("plant", uid),
             },
             seen: generation,
-            explained: generation + 1,
-            deletion_asked: generation > 1,
+            asked: vec![Request {
+                id: format!("aud_{generation}"),
+                actor: Actor::new(ActorKind::Person, "alice").via("kubectl"),
+                user: "alice".to_owned(),
+                verb: "update".to_owned(),
+                wants: Wants::Written {
+                    generation: generation + 1,
+                    spec: Some("digest".to_owned()),
+                },
+            }],
         }
     }
 

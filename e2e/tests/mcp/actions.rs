@@ -37,6 +37,10 @@ pub fn all() -> Vec<Trial> {
             "what the scope doesn't allow is refused in words, and logged",
             refusals,
         ),
+        case(
+            "an action that fails before it is begun is logged as a refusal, once, and within the rate of calls",
+            failed_early,
+        ),
         case("without the audit log nothing is done", no_log),
     ]
 }
@@ -405,6 +409,45 @@ async fn refusals() -> anyhow::Result<()> {
     let (code, words) = client.failure("release_device", releasing).await?;
     assert_eq!(code, "actions_per_hour", "{words}");
     assert_eq!(isolations(&stand).await?.len(), 1);
+    stand.end().await
+}
+
+async fn failed_early() -> anyhow::Result<()> {
+    let stand = Stand::new("mcp-failed-early").await?;
+    stand.operator.enrol("mcp-failed-early", DEVICE);
+    let mut scope = containing(&[DEVICE]);
+    scope["limits"]["callsPerMinute"] = 6.into();
+    let key = stand.agent("bot", scope, &[DEVICE]).await?;
+    let client = stand.modern(&key).await?;
+    let mut silent = isolating(DEVICE, "30m");
+    silent["reason"] = " ".into();
+    let mut endless = isolating(DEVICE, "30m");
+    endless["reason"] = "x".repeat(100_000).into();
+    let failing = [
+        ("isolate_device", isolating(OTHER_DEVICE, "30m")),
+        ("isolate_device", isolating(DEVICE, "soon")),
+        ("isolate_device", silent),
+        ("isolate_device", endless),
+        ("release_device", json!({"device_id": DEVICE})),
+        ("block_destination", json!({"destination": "everything"})),
+    ];
+    for (number, (tool, arguments)) in failing.into_iter().enumerate() {
+        let (code, words) = client.failure(tool, arguments).await?;
+        let logged = stand.operator.logged("refusal");
+        assert_eq!(logged.len(), number + 1, "{words}: {logged:?}");
+        let data = &logged[number]["data"];
+        assert_eq!((&data["tool"], &data["code"]), (&tool.into(), &code.into()));
+        assert_eq!(data["why"].as_str(), Some(&*words));
+    }
+    assert_eq!(stand.operator.logged("intent"), [] as [Value; 0]);
+    // From here on it is the rate that refuses, and that is logged once a minute.
+    for _ in 0..3 {
+        let (code, _) = client
+            .failure("isolate_device", isolating(DEVICE, "soon"))
+            .await?;
+        assert_eq!(code, "calls_per_minute");
+    }
+    assert_eq!(stand.operator.logged("refusal").len(), 7);
     stand.end().await
 }
 

@@ -5,6 +5,7 @@ pub mod fixture;
 mod holding;
 mod leadership;
 mod protected;
+mod recording;
 mod scopes;
 mod statuses;
 mod watching;
@@ -16,6 +17,7 @@ pub fn all() -> Vec<Trial> {
         holding::all(),
         leadership::all(),
         protected::all(),
+        recording::all(),
         scopes::all(),
         statuses::all(),
         watching::all(),

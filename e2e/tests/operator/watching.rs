@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use libtest_mimic::Trial;
 use serde_json::json;
 
+use super::device::Device;
 use super::fixture::{Fixture, PATIENCE, USER};
+use crate::cluster::audit::{AuditEvent, Mark};
 use crate::harness::{case, eventually};
 
 pub fn all() -> Vec<Trial> {
@@ -18,7 +21,10 @@ pub fn all() -> Vec<Trial> {
             "a scope gets its ServiceAccount and RoleBinding, and drift is repaired",
             access,
         ),
-        case("a quiet minute writes nothing but the lease", quiet),
+        case(
+            "a quiet minute with devices, policies, isolations and scopes writes nothing but the lease",
+            quiet,
+        ),
     ]
 }
 
@@ -105,18 +111,97 @@ async fn access() -> anyhow::Result<()> {
     .await
 }
 
+const TENANT: &str = "plant";
+const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/samples");
+/// The device that the samples name.
+const SAMPLE_DEVICE: &str = "dev_01k9x2v7rq4m8n0p3s5t6w7y8z";
+
+/// A device with the tag that the samples choose it by.
+async fn tagged(fixture: &Fixture, kind: &str, address: &str) -> anyhow::Result<Device> {
+    let kind = format!("kind={kind}");
+    let create = ["fleet", "join-token", "create", "--tenant", TENANT];
+    let create = [&create[..], &["--uses", "1", "--tag", &kind]].concat();
+    let said = fixture.seawall(&create).await?;
+    let token = said
+        .split_whitespace()
+        .find(|word| word.starts_with("swj1."));
+    Device::enrol(token.context("a join token is printed")?, address).await
+}
+
+/// Every sample, with the device in place of the one that they name.
+async fn apply_samples(fixture: &Fixture, device: &Device) -> anyhow::Result<()> {
+    let admin = fixture.plane.admin_kubeconfig().to_owned();
+    let mut applied = 0;
+    for sample in std::fs::read_dir(SAMPLES)? {
+        let text = std::fs::read_to_string(sample?.path())?;
+        let text = text.replace(SAMPLE_DEVICE, &device.id);
+        let args = ["apply", "--server-side", "-n", TENANT, "-f", "-"];
+        let outcome = fixture.plane.kubectl_as(&admin, &args, &text).await?;
+        outcome.success()?;
+        applied += 1;
+    }
+    anyhow::ensure!(applied > 5, "{applied} samples");
+    // One that becomes a NetworkPolicy.
+    let pods = json!({
+        "apiVersion": "seawall.dev/v1alpha1", "kind": "Policy",
+        "metadata": {"name": "web", "namespace": TENANT},
+        "spec": {
+            "subjects": {"workloads": {"podSelector": {"matchLabels": {"app": "web"}}}},
+            "rules": [{
+                "name": "in", "direction": "Ingress", "action": "Allow",
+                "peers": {"cidrs": ["10.0.0.0/8"]},
+            }],
+            "default": {"ingress": "Deny"},
+        },
+    });
+    fixture.apply(&pods).await
+}
+
+/// What the operator wrote since, but for the lease.
+fn writes(fixture: &Fixture, mark: Mark) -> anyhow::Result<Vec<AuditEvent>> {
+    let mut writes = fixture.plane.audit().writes_by(USER, mark)?;
+    writes.retain(|event| !event.is_about("leases"));
+    Ok(writes)
+}
+
 async fn quiet() -> anyhow::Result<()> {
     let fixture = Fixture::start().await?;
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    fixture.plane.kubectl(&["create", "ns", TENANT]).await?;
+    let mut devices = Vec::new();
+    for (number, kind) in ["workstation", "workstation", "camera", "recorder"]
+        .into_iter()
+        .enumerate()
+    {
+        let address = format!("10.9.0.{}", number + 1);
+        devices.push(tagged(&fixture, kind, &address).await?);
+    }
+    let began = fixture.plane.audit().mark()?;
+    apply_samples(&fixture, &devices[0]).await?;
+    // What is counted below is what was written for all of this.
+    eventually("all that there is to write", PATIENCE, || async {
+        let written = writes(&fixture, began)?;
+        let kinds = [
+            "isolations",
+            "policies",
+            "apikeyscopes",
+            "networkpolicies",
+            "rolebindings",
+        ];
+        let all = kinds
+            .iter()
+            .all(|kind| written.iter().any(|event| event.is_about(kind)));
+        Ok((devices[0].is_isolated() && all).then_some(()))
+    })
+    .await?;
+    eventually("everything to settle", PATIENCE, || async {
+        let mark = fixture.plane.audit().mark()?;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        Ok(writes(&fixture, mark)?.is_empty().then_some(()))
+    })
+    .await?;
     let mark = fixture.plane.audit().mark()?;
     tokio::time::sleep(Duration::from_secs(60)).await;
-    let writes: Vec<_> = fixture
-        .plane
-        .audit()
-        .writes_by(USER, mark)?
-        .into_iter()
-        .filter(|event| !event.is_about("leases"))
-        .collect();
-    assert!(writes.is_empty(), "{writes:#?}");
+    let written = writes(&fixture, mark)?;
+    assert!(written.is_empty(), "{written:#?}");
     Ok(())
 }

@@ -16,8 +16,12 @@ pub enum Body {
     Refusal(Refusal),
     /// Something was read.
     Read(Read),
-    /// A resource was written or deleted, as the webhook saw it.
+    /// Somebody asked for a write or a deletion, as the webhook was told. It may still be refused.
+    ChangeRequest(ChangeRequest),
+    /// A resource was written or deleted as somebody had asked, as the watch saw it.
     ResourceChange(ResourceChange),
+    /// What somebody asked for was not seen to happen.
+    ChangeNotSeen(ChangeNotSeen),
     /// Changes whose author nobody recorded.
     Gap(Gap),
     /// What an enforcement point has in force changed.
@@ -138,18 +142,43 @@ pub struct Read {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ResourceChange {
+pub struct ChangeRequest {
     pub user: String,
     pub groups: Vec<String>,
     /// `create`, `update`, `delete`.
     pub verb: String,
+    /// With the generation that it would have.
     pub object: ObjectRef,
-    /// Only tried, not stored.
+    /// It leaves the spec as it is: labels, annotations, finalizers. Nothing is watched of these.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub dry_run: bool,
+    pub metadata_only: bool,
     /// The new spec; for a delete there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<SpecBody>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceChange {
+    /// Who asked; where several asked for the same at once, all of them.
+    pub user: String,
+    /// `create`, `update`, `delete`.
+    pub verb: String,
+    pub object: ObjectRef,
+    /// The ids of the entries of the requests that it can come from; more than one is rare.
+    pub requests: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangeNotSeen {
+    pub user: String,
+    /// `create`, `update`, `delete`.
+    pub verb: String,
+    pub object: ObjectRef,
+    /// The id of the request's entry.
+    pub request: String,
+    pub why: String,
 }
 
 /// A spec, or the hash of its canonical JSON where it is too long for an entry.
@@ -227,7 +256,9 @@ impl Body {
             Self::Outcome(_) => "outcome",
             Self::Refusal(_) => "refusal",
             Self::Read(_) => "read",
+            Self::ChangeRequest(_) => "change_request",
             Self::ResourceChange(_) => "resource_change",
+            Self::ChangeNotSeen(_) => "change_not_seen",
             Self::Gap(_) => "gap",
             Self::Enforcement(_) => "enforcement",
             Self::Device(_) => "device",
@@ -252,7 +283,9 @@ impl Body {
             Self::Intent(Intent { target, .. })
             | Self::Outcome(Outcome { target, .. })
             | Self::Refusal(Refusal { target, .. }) => target.clone(),
-            Self::ResourceChange(change) => Some(change.object.to_string()),
+            Self::ChangeRequest(ChangeRequest { object, .. })
+            | Self::ResourceChange(ResourceChange { object, .. })
+            | Self::ChangeNotSeen(ChangeNotSeen { object, .. }) => Some(object.to_string()),
             Self::Enforcement(Enforcement { device, .. }) | Self::Device(Device { device, .. }) => {
                 Some(device.clone())
             }

@@ -147,7 +147,7 @@ impl Entry {
         self
     }
 
-    /// The bytes that are logged. Only the spec of a changed resource is left out for its length,
+    /// The bytes that are logged. Only the spec of a request is left out for its length,
     /// with its hash in its place; any other entry that is too long is refused.
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         let bytes = canonical_json(&serde_json::to_value(self)?);
@@ -161,20 +161,20 @@ impl Entry {
     }
 
     fn with_spec_hashed(&self) -> Option<Self> {
-        let Body::ResourceChange(change) = &self.body else {
+        let Body::ChangeRequest(request) = &self.body else {
             return None;
         };
-        let Some(SpecBody::Spec(spec)) = &change.spec else {
+        let Some(SpecBody::Spec(spec)) = &request.spec else {
             return None;
         };
         let bytes = canonical_json(spec);
         let mut shorter = self.clone();
-        shorter.body = Body::ResourceChange(ResourceChange {
+        shorter.body = Body::ChangeRequest(ChangeRequest {
             spec: Some(SpecBody::Hash {
                 sha256: hex::encode(Sha256::digest(&bytes)),
                 bytes: bytes.len(),
             }),
-            ..change.clone()
+            ..request.clone()
         });
         Some(shorter)
     }

@@ -67,13 +67,26 @@ fn entries_of_every_kind_read_back_as_they_were() {
             milliseconds: 1,
             call: None,
         }),
-        Body::ResourceChange(ResourceChange {
+        Body::ChangeRequest(ChangeRequest {
             user: text(),
             groups: vec![text()],
             verb: text(),
             object: object.clone(),
-            dry_run: true,
+            metadata_only: true,
             spec: Some(SpecBody::Spec(json!({"a": 1}))),
+        }),
+        Body::ResourceChange(ResourceChange {
+            user: text(),
+            verb: text(),
+            object: object.clone(),
+            requests: vec![text()],
+        }),
+        Body::ChangeNotSeen(ChangeNotSeen {
+            user: text(),
+            verb: text(),
+            object: object.clone(),
+            request: text(),
+            why: text(),
         }),
         Body::Gap(Gap {
             from: time,
@@ -146,16 +159,16 @@ fn an_entry_that_is_too_long_is_refused_and_never_cut() {
 #[test]
 fn a_spec_that_is_too_long_is_replaced_by_its_hash() {
     let spec = json!({"rules": "x".repeat(MAX_BYTES)});
-    let change = ResourceChange {
+    let request = ChangeRequest {
         user: "kubernetes-admin".into(),
         groups: vec![],
         verb: "create".into(),
         object: ObjectRef::default(),
-        dry_run: false,
+        metadata_only: false,
         spec: Some(SpecBody::Spec(spec.clone())),
     };
-    let entry = Entry::new("plant", Actor::operator(), Body::ResourceChange(change));
-    let Body::ResourceChange(read) = Entry::decode(&entry.encode().unwrap()).unwrap().body else {
+    let entry = Entry::new("plant", Actor::operator(), Body::ChangeRequest(request));
+    let Body::ChangeRequest(read) = Entry::decode(&entry.encode().unwrap()).unwrap().body else {
         panic!("another kind");
     };
     let expected = hex::encode(Sha256::digest(canonical_json(&spec)));

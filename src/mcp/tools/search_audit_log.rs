@@ -36,7 +36,7 @@ struct Input {
     response_format: ResponseFormat,
 }
 
-/// What an entry tells of.
+/// What an entry tells of. change_request: asked for, and perhaps refused; resource_change: seen to happen.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum EntryKind {
@@ -44,7 +44,9 @@ enum EntryKind {
     Outcome,
     Refusal,
     Read,
+    ChangeRequest,
     ResourceChange,
+    ChangeNotSeen,
     Gap,
     Enforcement,
     Device,
@@ -60,7 +62,9 @@ impl EntryKind {
             Self::Outcome => "outcome",
             Self::Refusal => "refusal",
             Self::Read => "read",
+            Self::ChangeRequest => "change_request",
             Self::ResourceChange => "resource_change",
+            Self::ChangeNotSeen => "change_not_seen",
             Self::Gap => "gap",
             Self::Enforcement => "enforcement",
             Self::Device => "device",

@@ -1,7 +1,7 @@
-//! What the watches showed, and what recorded requests explain of it.
+//! What the watches showed, and what was asked of it.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::schema::{big_integer, boolean, string};
+use sea_orm_migration::schema::{big_integer, string, text};
 
 pub struct Migration;
 
@@ -21,8 +21,7 @@ impl MigrationTrait for Migration {
             .col(string("namespace"))
             .col(string("name"))
             .col(big_integer("seen"))
-            .col(big_integer("explained"))
-            .col(boolean("deletion_asked"))
+            .col(text("asked"))
             .take();
         manager.create_table(table).await
     }
