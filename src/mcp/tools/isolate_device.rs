@@ -1,5 +1,7 @@
 //! `isolate_device`.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use kube::Api;
 use rmcp::model::Tool as Definition;
@@ -58,6 +60,8 @@ struct Output {
     expires_at: Option<String>,
     /// From the call to the answer.
     milliseconds: u64,
+    /// Milliseconds of each part of the way, by name and in their order; their sum is `milliseconds`.
+    #[schemars(with = "BTreeMap<String, f64>")]
     stages_ms: Stages,
     #[serde(skip_serializing_if = "String::is_empty")]
     message: String,

@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::local::types::Moments;
 
 /// Milliseconds of each part, in their order. One that went on while the part before it did counts only
 /// what it added, so that the sum is the time from the request's arrival to the answer.
-#[derive(Debug, Default, Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize)]
 pub struct Stages {
     /// The key was looked up.
     authenticated: f64,
@@ -28,7 +27,7 @@ pub struct Stages {
     recorded: f64,
 }
 
-#[derive(Debug, Default, Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize)]
 struct Enforced {
     /// The operator's watch told of it.
     seen: f64,
