@@ -106,7 +106,26 @@ impl Enrolled {
             .await?;
         let answer = client.session(ReceiverStream::new(said)).await?;
         let mut incoming = answer.into_inner();
-        while let Some(next) = incoming.message().await? {
+        // As an agent does, or the operator gives the session up.
+        let mut beats = tokio::time::interval(Duration::from_secs(15));
+        loop {
+            let next = tokio::select! {
+                next = incoming.message() => next?,
+                _ = beats.tick() => {
+                    let beat = {
+                        let bundles = bundles.lock().expect("nobody panics with it");
+                        proto::Heartbeat {
+                            applied: bundles.last().map(applied),
+                            ..proto::Heartbeat::default()
+                        }
+                    };
+                    say.send(message(agent_message::Message::Heartbeat(beat))).await?;
+                    continue;
+                }
+            };
+            let Some(next) = next else {
+                return Ok(());
+            };
             if let Some(operator_message::Message::Bundle(signed)) = next.message {
                 let bundle: Bundle = serde_json::from_slice(&signed.payload)?;
                 let ack = proto::Ack {
@@ -117,7 +136,6 @@ impl Enrolled {
                 say.send(message(agent_message::Message::Ack(ack))).await?;
             }
         }
-        Ok(())
     }
 }
 

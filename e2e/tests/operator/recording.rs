@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
@@ -18,11 +19,11 @@ pub fn all() -> Vec<Trial> {
     )]
 }
 
-fn policy(mode: &str) -> String {
+fn policy(name: &str, mode: &str) -> String {
     json!({
         "apiVersion": "seawall.dev/v1alpha1", "kind": "Policy",
         "metadata": {
-            "name": "kept", "namespace": TENANT, "finalizers": ["test.example.com/keep"],
+            "name": name, "namespace": TENANT, "finalizers": ["test.example.com/keep"],
         },
         "spec": {
             "mode": mode,
@@ -36,23 +37,23 @@ fn policy(mode: &str) -> String {
     .to_string()
 }
 
-/// The entries of a kind about the policy, as `user verb`, oldest first.
-async fn entries(auditor: &McpClient, kind: &str) -> anyhow::Result<Vec<String>> {
+/// Entries of a kind with a text, as `user verb`, oldest first.
+async fn entries_about(auditor: &McpClient, text: &str, kind: &str) -> anyhow::Result<Vec<String>> {
     let query = json!({
-        "kind": kind, "text": "\"kept\"", "limit": 50, "response_format": "detailed",
+        "kind": kind, "text": text, "limit": 50, "response_format": "detailed",
     });
     let found = auditor.must("search_audit_log", query).await?;
     let items = found.structured["entries"].as_array().into_iter().flatten();
     let words = items.map(|item| {
         let data = &item["entry"]["data"];
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let string = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         match kind {
             "gap" => format!(
                 "{} {}",
-                text(&data["why"]),
+                string(&data["why"]),
                 data["objects"][0]["generation"]
             ),
-            _ => format!("{} {}", text(&data["user"]), text(&data["verb"])),
+            _ => format!("{} {}", string(&data["user"]), string(&data["verb"])),
         }
     });
     let mut words: Vec<String> = words.collect();
@@ -60,12 +61,18 @@ async fn entries(auditor: &McpClient, kind: &str) -> anyhow::Result<Vec<String>>
     Ok(words)
 }
 
+async fn entries(auditor: &McpClient, kind: &str) -> anyhow::Result<Vec<String>> {
+    entries_about(auditor, "kept-by-test", kind).await
+}
+
 async fn wait(auditor: &McpClient, kind: &str, wanted: &[&str]) -> anyhow::Result<()> {
     let what = format!("the entries {kind} {wanted:?}");
-    eventually(&what, PATIENCE, || async {
+    let found = eventually(&what, PATIENCE, || async {
         Ok((entries(auditor, kind).await? == wanted).then_some(()))
     })
-    .await
+    .await;
+    let there = entries(auditor, kind).await?;
+    found.with_context(|| format!("there are {there:?}"))
 }
 
 async fn requests() -> anyhow::Result<()> {
@@ -78,11 +85,30 @@ async fn requests() -> anyhow::Result<()> {
         anyhow::Ok(outcome.success())
     };
     let create = ["create", "-f", "-"];
-    kubectl(&alice, &create, &policy("Observe")).await??;
-    let taken = kubectl(&bob, &create, &policy("Enforce")).await?;
+    let mut probes = 0;
+    eventually("the webhook to be told", PATIENCE, || {
+        probes += 1;
+        let (name, site, auditor) = (format!("probe-{probes}"), &site, &auditor);
+        async move {
+            site.apply(&policy(&name, "Observe")).await?;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let told = entries_about(auditor, "probe-", "change_request").await?;
+            Ok((!told.is_empty()).then_some(()))
+        }
+    })
+    .await?;
+    kubectl(&alice, &create, &policy("kept-by-test", "Observe")).await??;
+    let taken = kubectl(&bob, &create, &policy("kept-by-test", "Enforce")).await?;
     let refusal = format!("{:#}", taken.expect_err("the name is taken"));
     assert!(refusal.contains("AlreadyExists"), "{refusal}");
-    let delete = ["delete", "policy", "kept", "-n", TENANT, "--wait=false"];
+    let delete = [
+        "delete",
+        "policy",
+        "kept-by-test",
+        "-n",
+        TENANT,
+        "--wait=false",
+    ];
     kubectl(&alice, &delete, "").await??;
     wait(
         &auditor,
@@ -108,7 +134,7 @@ async fn requests() -> anyhow::Result<()> {
             let args = [
                 "patch",
                 "policy",
-                "kept",
+                "kept-by-test",
                 "-n",
                 TENANT,
                 "--type=merge",
@@ -118,9 +144,13 @@ async fn requests() -> anyhow::Result<()> {
             let before = entries(auditor, "change_request").await?.len();
             let outcome = site.plane.kubectl_as(bob, &args, "").await?;
             outcome.success()?;
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            // Longer than the search index takes.
+            tokio::time::sleep(Duration::from_secs(3)).await;
             let told = entries(auditor, "change_request").await?.len() > before;
-            let object = site.get("policy", "kept").await?.unwrap_or_default();
+            let object = site
+                .get("policy", "kept-by-test")
+                .await?
+                .unwrap_or_default();
             Ok((!told).then(|| object["metadata"]["generation"].to_string()))
         }
     })
@@ -132,7 +162,7 @@ async fn requests() -> anyhow::Result<()> {
     let release = [
         "patch",
         "policy",
-        "kept",
+        "kept-by-test",
         "-n",
         TENANT,
         "--type=merge",

@@ -193,9 +193,10 @@ async fn quiet() -> anyhow::Result<()> {
         Ok((devices[0].is_isolated() && all).then_some(()))
     })
     .await?;
-    eventually("everything to settle", PATIENCE, || async {
+    // A status whose words alone are different is written after half a minute.
+    eventually("everything to settle", 3 * PATIENCE, || async {
         let mark = fixture.plane.audit().mark()?;
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        tokio::time::sleep(Duration::from_secs(35)).await;
         Ok(writes(&fixture, mark)?.is_empty().then_some(()))
     })
     .await?;
