@@ -10,7 +10,9 @@
 
 mod actor;
 mod certificate;
+mod finding;
 mod ledger;
+mod life;
 mod observer;
 mod recorder;
 pub mod records;

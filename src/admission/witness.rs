@@ -16,7 +16,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::ledger::{Cause, Finding, Happened, Ledger, NotSeen, Unexplained};
+use super::finding::{Cause, Finding, Happened, NotSeen, Unexplained};
+use super::ledger::Ledger;
 use super::observer::Observation;
 use super::records::{ObjectId, Request, SeenStore, Wants};
 use super::review::Asked;

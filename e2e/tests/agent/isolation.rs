@@ -189,7 +189,10 @@ async fn connects_from(host: &Host, port: u16, to: SocketAddr) -> anyhow::Result
             SockFlag::SOCK_CLOEXEC,
             None,
         )?;
-        let limit = TimeVal::new(i64::try_from(LIMIT.as_secs())?, LIMIT.subsec_micros().into());
+        let limit = TimeVal::new(
+            i64::try_from(LIMIT.as_secs())?,
+            LIMIT.subsec_micros().into(),
+        );
         setsockopt(&socket, sockopt::SendTimeout, &limit)?;
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
         let own = SockaddrIn::from(std::net::SocketAddrV4::new(from, port));
