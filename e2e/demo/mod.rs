@@ -35,8 +35,8 @@ pub struct Demo {
 pub async fn run() -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let mut demo = Demo::set_up(started).await?;
-    phase(started, "set up");
     demo.walk(started).await;
+    phase(started, "done");
     demo.report.print();
     let path = demo.report.write()?;
     println!("\nreport: {}", path.display());
@@ -80,10 +80,10 @@ impl Demo {
     /// Step after step; the first that fails ends the walk.
     async fn walk(&mut self, started: Instant) {
         for step in steps::ALL {
+            phase(started, step.name);
             let outcome = (step.run)(self).await;
             let ok = outcome.is_ok();
             let measured = outcome.unwrap_or_else(|error| format!("{error:#}"));
-            phase(started, step.name);
             self.report.steps.push(Step {
                 name: step.name,
                 expected: step.expected,

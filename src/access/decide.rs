@@ -234,7 +234,7 @@ fn target(principal: &Principal, intent: &Intent) -> Option<Refusal> {
         Target::Fleet => refusal(
             RefusalCode::OutsideTargets,
             format!(
-                "{} may not act on the whole fleet, which subjects mean that choose by trust level, workloads or users alone: name devices of its targets, or the tags of its targets",
+                "{} may not act on every device: name devices of its targets, by id or by all the tags of its targets; a trust level, workloads or users alone choose from every device",
                 Scope(principal)
             ),
         ),
@@ -300,20 +300,26 @@ fn length(principal: &Principal, intent: &Intent) -> Option<Refusal> {
     let limit = principal.limits.max_isolation.as_deref()?;
     // A limit that can't be read is no permission.
     let most = span::parse(limit).unwrap_or(Duration::ZERO);
+    let what = match intent.tool {
+        Tool::CreatePolicy => {
+            "a policy that cuts devices off (a default of Deny, a Deny of devices)"
+        }
+        _ => "an isolation",
+    };
     match intent.lasts {
         Lasts::NotATime => None,
         Lasts::For(length) if length <= most => None,
         Lasts::For(_) => refusal(
             RefusalCode::TooLong,
             format!(
-                "{} isolates, also by a Deny by default or of devices, for at most {limit}: give a ttl of at most {limit}",
+                "{what} of {} lasts at most {limit}: give a ttl of at most {limit}",
                 Scope(principal)
             ),
         ),
         Lasts::UntilDeleted => refusal(
             RefusalCode::EndRequired,
             format!(
-                "isolations of {}, also by a Deny by default or of devices, must end: give a ttl of at most {limit}",
+                "{what} of {} must end: give a ttl of at most {limit}",
                 Scope(principal)
             ),
         ),

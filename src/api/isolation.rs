@@ -142,6 +142,10 @@ pub enum Phase {
     Partial,
     /// Nothing can enforce it; the conditions say what stands in the way.
     NotEnforceable,
+    /// It is not accepted, and has no effect; the conditions say why.
+    Refused,
+    /// Its time is over.
+    Expired,
 }
 
 /// Whether the target's own enforcement point has the rules.

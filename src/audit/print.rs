@@ -113,7 +113,7 @@ fn words(body: &Body) -> String {
                 hold.hold,
                 hold.event,
                 by.unwrap_or_default(),
-                list(" keeping", &hold.objects)
+                list(" of", &hold.objects)
             )
         }
         Body::Service(service) => format!(

@@ -58,11 +58,18 @@ pub fn of_acceptance(acceptance: &Acceptance) -> (Finding, Finding) {
     match acceptance {
         Acceptance::Accepted => (
             Finding::yes("Accepted", "valid, understood and allowed"),
-            Finding::no("Accepted", "nothing stands in its way for good"),
+            Finding::no("Accepted", "it is not stuck"),
         ),
         Acceptance::Waiting { reason, message } => (
             Finding::no(reason.as_str(), message),
-            Finding::no(reason.as_str(), "it waits, and is not stuck"),
+            Finding::no(
+                reason.as_str(),
+                match reason {
+                    Reason::Expired => "its time is over",
+                    Reason::Disabled => "it is turned off",
+                    _ => "it waits, and is not stuck",
+                },
+            ),
         ),
         Acceptance::Refused { reason, message } => (
             Finding::no(reason.as_str(), message),

@@ -10,7 +10,7 @@ use crate::api::{IsolationStatus, Phase};
 use crate::domain::applied::{Applied, DeviceApplied};
 use crate::domain::enforcement::SourceKind;
 use crate::domain::names::ObjectKey;
-use crate::domain::verdict::{Acceptance, IsolationVerdict};
+use crate::domain::verdict::{Acceptance, IsolationVerdict, Reason};
 use crate::domain::words::{a_few, a_few_words};
 
 pub fn isolation(
@@ -219,9 +219,14 @@ impl Facts<'_> {
 
     fn phase(&self) -> Phase {
         let Some(own) = &self.own else {
-            return match self.verdict.not_enforceable {
-                Some(_) => Phase::NotEnforceable,
-                None => Phase::Pending,
+            return match &self.verdict.acceptance {
+                Acceptance::Refused { .. } => Phase::Refused,
+                Acceptance::Waiting {
+                    reason: Reason::Expired,
+                    ..
+                } => Phase::Expired,
+                _ if self.verdict.not_enforceable.is_some() => Phase::NotEnforceable,
+                _ => Phase::Pending,
             };
         };
         match (own.read_back, self.peers.waiting.is_empty()) {

@@ -7,6 +7,8 @@ use super::{expect_reach, ms};
 use crate::lab::Reach;
 
 pub async fn run(demo: &mut Demo) -> anyhow::Result<String> {
+    // Until the log has what became of the last changes: a request that the kill leaves unanswered may be a gap.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let before = revisions(demo)?;
     let gone = Instant::now();
     demo.site.kill_operator()?;

@@ -32,7 +32,7 @@ struct Output {
     dry_run: bool,
     /// Isolations of this agent that were deleted.
     released: Vec<String>,
-    /// No connected device enforces them any more.
+    /// No connected device enforces them any more, and none of the device's isolations is held.
     lifted_everywhere: bool,
     /// Isolations of others, which keep the device isolated.
     still_isolated_by: Vec<Remaining>,
@@ -123,7 +123,7 @@ async fn release(
     for isolation in &own {
         resources::delete(&api, isolation, dry_run).await?;
     }
-    let (mut lifted, mut message) = (!dry_run, String::new());
+    let (mut lifted, mut message) = (!dry_run && held.is_empty(), String::new());
     if !dry_run {
         for isolation in &own {
             let standing = settle::lifted(call, Kind::Isolation, isolation).await;
