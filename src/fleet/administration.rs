@@ -116,8 +116,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Takes a device out of the fleet for good. Its stream ends now; its host keeps the rules that it
-    /// has until somebody stops the agent there.
+    /// Takes a device out of the fleet for good. Its stream ends now, and its peers no longer drop it; its
+    /// host keeps the rules that it has until somebody stops the agent there and deletes the table.
     pub async fn revoke(&self, device: &DeviceId, by: &str) -> Done<()> {
         self.check_leading()?;
         self.check_enrolled(device)?;

@@ -39,8 +39,9 @@ enum FleetCommand {
         #[arg(required = true, value_parser = tag_edit)]
         changes: Vec<TagEdit>,
     },
-    /// Take a device out of the fleet for good. Its certificate counts no more, at once; its host keeps
-    /// the rules that it has until the agent there is stopped.
+    /// Take a device out of the fleet for good. Its certificate counts no more, at once, and its peers
+    /// no longer drop it if it was isolated. Its host keeps the rules that it has, with the agent stopped
+    /// too, until the agent is stopped and the table deleted there: `nft delete table inet seawall`.
     Revoke { device: DeviceId },
     /// Tokens with which devices enrol.
     JoinToken {

@@ -115,7 +115,7 @@ impl AdminClient {
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<reqwest::Response> {
         let response = request.send().await.with_context(|| {
             format!(
-                "no operator answers at {}: run this where the operator runs, as its user, such as `kubectl exec -n seawall-system deploy/seawall -- seawall fleet list`, or name its socket with --socket",
+                "no operator answers at {}: run this where the operator runs, as its user, such as `kubectl exec -n seawall-system deploy/seawall -c operator -- seawall fleet list`, or name its socket with --socket",
                 self.socket.display()
             )
         })?;

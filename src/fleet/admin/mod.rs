@@ -1,8 +1,8 @@
 //! The operator's admin socket: what a person's `seawall fleet` asks of the operator.
 //!
 //! A Unix socket that only the operator's own user can open (mode 0600), so whoever speaks on it may
-//! already act as the operator: `kubectl exec deploy/seawall -- seawall fleet list` is guarded by the
-//! right to exec. Each change is told to the witness with the caller's user id.
+//! already act as the operator: `kubectl exec deploy/seawall -c operator -- seawall fleet list` is guarded
+//! by the right to exec. Each change is told to the witness with the caller's user id.
 //!
 //! | request | answer |
 //! | --- | --- |
