@@ -28,6 +28,10 @@ pub enum AdministrationError {
     NoSuchDevice(DeviceId),
     #[error("there is no join token {0}; `seawall fleet join-token list` shows them")]
     NoSuchToken(String),
+    #[error(
+        "{0} is isolated, and its peers would let it in again: take it off the network first, then delete its Isolation, or revoke it with --release"
+    )]
+    Isolated(DeviceId),
     #[error("this replica of the operator does not lead; ask the one that does")]
     NotLeading,
     #[error("the store did not take it: {0:#}")]
@@ -117,10 +121,14 @@ impl Fleet {
     }
 
     /// Takes a device out of the fleet for good. Its stream ends now, and its peers no longer drop it; its
-    /// host keeps the rules that it has until somebody stops the agent there and deletes the table.
-    pub async fn revoke(&self, device: &DeviceId, by: &str) -> Done<()> {
+    /// host keeps the rules that it has until somebody stops the agent there and deletes the table. One
+    /// that is isolated stays enrolled, unless `release` says that its quarantine may end.
+    pub async fn revoke(&self, device: &DeviceId, release: bool, by: &str) -> Done<()> {
         self.check_leading()?;
         self.check_enrolled(device)?;
+        if !release && self.is_isolated(device) {
+            return Err(AdministrationError::Isolated(device.clone()));
+        }
         self.0.store.revoke_device(device, records::now()).await?;
         let member = self.roster().revoke(device, server::revoked());
         let happening = Happening::DeviceRevoked {
@@ -130,6 +138,16 @@ impl Fleet {
         self.tell(by.to_owned(), tenant, happening);
         self.facts_changed();
         Ok(())
+    }
+
+    /// Whether its state, as it should be, has it isolated.
+    fn is_isolated(&self, device: &DeviceId) -> bool {
+        let roster = self.roster();
+        let desired = roster
+            .members
+            .get(device)
+            .and_then(|it| it.desired.as_ref());
+        desired.is_some_and(|desired| desired.state.isolation.is_some())
     }
 
     /// Answers with the tags as they are then.

@@ -39,10 +39,14 @@ enum FleetCommand {
         #[arg(required = true, value_parser = tag_edit)]
         changes: Vec<TagEdit>,
     },
-    /// Take a device out of the fleet for good. Its certificate counts no more, at once, and its peers
-    /// no longer drop it if it was isolated. Its host keeps the rules that it has, with the agent stopped
+    /// Take a device out of the fleet for good. Its certificate counts no more, at once. Its host keeps the rules that it has, with the agent stopped
     /// too, until the agent is stopped and the table deleted there: `nft delete table inet seawall`.
-    Revoke { device: DeviceId },
+    Revoke {
+        device: DeviceId,
+        /// Also a device that is isolated: its peers let it in again.
+        #[arg(long)]
+        release: bool,
+    },
     /// Tokens with which devices enrol.
     JoinToken {
         #[command(subcommand)]
@@ -146,8 +150,8 @@ async fn answer(args: &FleetArgs) -> anyhow::Result<()> {
             let tags = client.tag(device, &tagging(changes)).await?;
             print(args.json, &tags, |tags| format!("{}\n", joined(tags)))
         }
-        FleetCommand::Revoke { device } => {
-            client.revoke(device).await?;
+        FleetCommand::Revoke { device, release } => {
+            client.revoke(device, *release).await?;
             println!("{device} is revoked");
             Ok(())
         }

@@ -53,8 +53,9 @@ impl AdminClient {
         self.post(&format!("devices/{id}/tags"), tagging).await
     }
 
-    pub async fn revoke(&self, id: &DeviceId) -> anyhow::Result<()> {
-        let request = self.request(Method::POST, &format!("devices/{id}/revoke"));
+    pub async fn revoke(&self, id: &DeviceId, release: bool) -> anyhow::Result<()> {
+        let path = format!("devices/{id}/revoke?release={release}");
+        let request = self.request(Method::POST, &path);
         self.done(request).await
     }
 

@@ -9,7 +9,7 @@
 //! | `GET /v1/devices?tenant=…` | [`Vec<DeviceView>`](crate::local::types::DeviceView) |
 //! | `GET /v1/devices/{id}` | [`DeviceDetail`] |
 //! | `POST /v1/devices/{id}/tags` [`Tagging`] | the tags as they are then |
-//! | `POST /v1/devices/{id}/revoke` | 204 |
+//! | `POST /v1/devices/{id}/revoke?release=…` | 204; 409 for one that is isolated, unless `release=true` |
 //! | `GET /v1/join-tokens?tenant=…` | [`Vec<JoinTokenView>`] |
 //! | `POST /v1/join-tokens` [`JoinTokenRequest`] | [`NewToken`] |
 //! | `POST /v1/join-tokens/{id}/revoke` | 204 |

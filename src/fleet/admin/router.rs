@@ -80,13 +80,22 @@ async fn tag(
     Ok(Json(tags).into_response())
 }
 
+#[derive(Deserialize)]
+struct Revoking {
+    /// Also a device that is isolated.
+    #[serde(default)]
+    release: bool,
+}
+
 async fn revoke(
     State(fleet): State<Fleet>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Path(id): Path<String>,
+    Query(revoking): Query<Revoking>,
 ) -> Result<StatusCode, Refused> {
     let id = DeviceId::try_from(id)?;
-    fleet.revoke(&id, &caller.to_string()).await?;
+    let by = caller.to_string();
+    fleet.revoke(&id, revoking.release, &by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -166,6 +175,7 @@ impl From<AdministrationError> for Refused {
             AdministrationError::NoSuchDevice(_) | AdministrationError::NoSuchToken(_) => {
                 (StatusCode::NOT_FOUND, "not_found")
             }
+            AdministrationError::Isolated(_) => (StatusCode::CONFLICT, "isolated"),
             AdministrationError::NotLeading | AdministrationError::Store(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::AdminClient;
 use super::*;
+use crate::domain::enforcement::{DeviceState, SelfIsolation};
 use crate::domain::names::DeviceId;
 use crate::fleet::tests::agents::Device;
 use crate::fleet::tests::lab::Lab;
@@ -84,6 +85,13 @@ async fn a_person_makes_a_token_that_a_device_enrols_with_and_the_log_knows_who(
     assert!(refused.message().contains("revoked"), "{refused}");
 }
 
+fn isolated() -> DeviceState {
+    DeviceState {
+        isolation: Some(SelfIsolation::default()),
+        ..DeviceState::default()
+    }
+}
+
 #[tokio::test]
 async fn tags_are_changed_and_a_device_is_revoked_by_a_person() {
     let lab = Lab::begin().await;
@@ -96,9 +104,14 @@ async fn tags_are_changed_and_a_device_is_revoked_by_a_person() {
     let tags = admin.client.tag(&device.id, &tagging).await.unwrap();
     assert_eq!(tags, tagging.set);
     assert_eq!(lab.fleet.devices()[&device.id].tags, tags);
-    admin.client.revoke(&device.id).await.unwrap();
+    lab.fleet
+        .set_desired(vec![[(device.id.clone(), isolated())].into()]);
+    let isolated = admin.client.revoke(&device.id, false).await.unwrap_err();
+    assert!(isolated.to_string().contains("--release"), "{isolated}");
+    assert_eq!(lab.fleet.devices().len(), 1);
+    admin.client.revoke(&device.id, true).await.unwrap();
     assert!(lab.fleet.devices().is_empty());
-    let again = admin.client.revoke(&device.id).await.unwrap_err();
+    let again = admin.client.revoke(&device.id, false).await.unwrap_err();
     assert!(again.to_string().contains("seawall fleet list"), "{again}");
 }
 

@@ -85,7 +85,10 @@ async fn revocation_ends_the_stream_at_once_and_for_good() {
     let device = Device::new(&lab).await;
     let mut agent = device.hello(&lab, None).await;
     lab.until_connected(&device.id, true).await;
-    lab.fleet.revoke(&device.id, "os:1000").await.unwrap();
+    lab.fleet
+        .revoke(&device.id, false, "os:1000")
+        .await
+        .unwrap();
     assert_eq!(agent.end().await.code(), Code::PermissionDenied);
     let status = device.open(&lab).await.err().unwrap();
     assert_eq!(status.code(), Code::PermissionDenied);
