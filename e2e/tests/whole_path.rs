@@ -304,6 +304,8 @@ async fn refused_in_time() -> anyhow::Result<()> {
     let found = client.must("search_audit_log", search).await?;
     let refusals = found.structured["entries"].as_array().map_or(0, Vec::len);
     anyhow::ensure!(refusals == 6, "{}", found.text);
+    let said = "block_destination by the MCP server: WouldCutOperator";
+    anyhow::ensure!(found.text.contains(said), "{}", found.text);
     Ok(())
 }
 

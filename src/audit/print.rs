@@ -1,5 +1,6 @@
 //! Entries in words, one line each, safe to show on a terminal.
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::entry::{Body, Entry, ObjectRef};
@@ -26,6 +27,12 @@ pub fn line(index: u64, bytes: &[u8]) -> String {
     clean(&line, MESSAGE)
 }
 
+/// What an entry says, without who and when; none of one that this version can't read.
+pub fn sentence(entry: &Value) -> Option<String> {
+    let entry = Entry::deserialize(entry).ok()?;
+    Some(clean(&words(&entry.body), MESSAGE))
+}
+
 fn words(body: &Body) -> String {
     match body {
         Body::Intent(intent) => {
@@ -49,12 +56,12 @@ fn words(body: &Body) -> String {
         }
         Body::Refusal(refusal) => {
             let by = match refusal.by {
-                super::entry::RefusedBy::Us => "us",
+                super::entry::RefusedBy::Us => "the MCP server",
                 super::entry::RefusedBy::ApiServer => "the API server",
             };
             format!(
-                "{} {} by {by}: {} ({})",
-                refusal.tool, refusal.parameters, refusal.why, refusal.code
+                "{} by {by}: {} ({}) {}",
+                refusal.tool, refusal.why, refusal.code, refusal.parameters
             )
         }
         Body::Read(read) => format!("{} {}", read.tool, read.result.as_str()),

@@ -177,8 +177,8 @@ fn trusted_keys(
     match &request.keys {
         Some(keys) => Ok((keys.clone(), listed)),
         None if listed.is_empty() => {
-            Err("the directory has no readable vkey file: give the log's \
-             verifier key with --key"
+            Err("the directory has no readable vkey file: is it the folder `audit` of the operator's data? \
+             Else give the log's verifier key with --key"
                 .into())
         }
         None => Ok((listed.clone(), listed)),

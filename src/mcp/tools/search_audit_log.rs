@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::describe;
 use crate::access::Tool;
+use crate::audit::print;
 use crate::local::types::{AuditEntry, AuditQuery};
 use crate::mcp::answer::{Failure, Reply};
 use crate::mcp::call::Call;
@@ -168,12 +169,13 @@ fn show(found: AuditEntry, format: ResponseFormat) -> (Item, String) {
         Value::Null => String::new(),
         other => clean(&other.to_string(), 256),
     };
+    let summary = print::sentence(&entry).unwrap_or_else(|| entry["data"].to_string());
     let item = Item {
         index: found.index,
         kind: text("kind"),
         time: text("time"),
         actor: actor(&entry["actor"]),
-        summary: clean(&entry["data"].to_string(), 240),
+        summary: clean(&summary, 400),
         entry: (format == ResponseFormat::Detailed).then(|| entry.clone()),
     };
     let line = format!(
