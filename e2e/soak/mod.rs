@@ -15,6 +15,8 @@ use crate::site::{Site, TENANT};
 
 const DEVICES: usize = 6;
 const ANSWER: Duration = Duration::from_millis(1500);
+/// An agent that lost its operator asks again at growing distances.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 pub async fn run() -> anyhow::Result<ExitCode> {
     let minutes: u64 = setting("SOAK_MINUTES", 30)?;
@@ -105,9 +107,13 @@ impl Soak {
                  spec:\n  target: {{device: {id}}}\n  reason: soak\n"
             ))
             .await?;
-        self.site
-            .condition("isolation", &name, "Ready", "True")
-            .await?;
+        // Ready does not wait for a device that is not connected, as none is to an operator that has just started.
+        eventually("the device itself to have it", PATIENCE, || async {
+            let isolation = self.site.get("isolation", &name).await?;
+            let own = isolation.map(|it| it["status"]["self"] == "Programmed");
+            Ok((own == Some(true)).then_some(()))
+        })
+        .await?;
         self.isolated[number] = true;
         Ok("isolated")
     }
