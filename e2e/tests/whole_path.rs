@@ -40,6 +40,10 @@ pub fn all() -> Vec<Trial> {
             refused_in_time,
         ),
         case(
+            "a policy that its agent disables is lifted from the device, and the answer knows",
+            disabled_is_lifted,
+        ),
+        case(
             "an agent sees which isolations were deleted and are held",
             held_is_told,
         ),
@@ -306,6 +310,36 @@ async fn refused_in_time() -> anyhow::Result<()> {
     anyhow::ensure!(refusals == 6, "{}", found.text);
     let said = "block_destination by the MCP server: WouldCutOperator";
     anyhow::ensure!(found.text.contains(said), "{}", found.text);
+    Ok(())
+}
+
+async fn disabled_is_lifted() -> anyhow::Result<()> {
+    let mut site = Site::start(&[]).await?;
+    site.enroll("ws-1", "workstation").await?;
+    let device = site.device("ws-1").id.clone();
+    let client = site
+        .agent("soc-bot", "Contain", Some("{devices: {all: true}}"))
+        .await?;
+    let deny = json!({"name": "out", "direction": "Egress", "action": "Deny", "peers": {"cidrs": ["203.0.113.7/32"]}});
+    let spec = json!({"subjects": {"devices": {"ids": [device]}}, "rules": [deny]});
+    let creating = json!({"name": "c2", "spec": spec, "reason": "C2 seen"});
+    let created = client.must("create_policy", creating).await?;
+    anyhow::ensure!(
+        created.structured["in_force"] == "Everywhere",
+        "{}",
+        created.text
+    );
+    let disabling = json!({"name": "c2", "reason": "false alarm"});
+    let disabled = client.must("disable_policy", disabling).await?;
+    anyhow::ensure!(
+        disabled.structured["lifted_everywhere"] == true,
+        "{}",
+        disabled.text
+    );
+    let shown = client
+        .must("get_device", json!({"device_id": device}))
+        .await?;
+    anyhow::ensure!(shown.structured["policies"] == json!([]), "{}", shown.text);
     Ok(())
 }
 
