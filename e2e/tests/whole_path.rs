@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{case, eventually};
 use crate::lab::{Family, Flow, Reach, Responder, Transport, reach};
-use crate::site::{Site, TENANT};
+use crate::site::{McpClient, Site, TENANT};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_millis(1500);
@@ -264,13 +264,19 @@ async fn takes_the_management_address() -> anyhow::Result<()> {
         .await
 }
 
-async fn refused_in_time() -> anyhow::Result<()> {
+/// A site with one device, and an agent that may tighten on every device.
+async fn guarded() -> anyhow::Result<(Site, McpClient)> {
     let mut site = Site::start(&[]).await?;
     site.enroll("ws-1", "workstation").await?;
-    let device = site.device("ws-1").id.clone();
     let client = site
         .agent("soc-bot", "Contain", Some("{devices: {all: true}}"))
         .await?;
+    Ok((site, client))
+}
+
+async fn refused_in_time() -> anyhow::Result<()> {
+    let (site, client) = guarded().await?;
+    let device = site.device("ws-1").id.clone();
     let operator = site.lab.gateway4().to_string();
     let deny = |cidr: &str| json!([{"name": "out", "direction": "Egress", "action": "Deny", "peers": {"cidrs": [cidr]}}]);
     for (tool, mut arguments, reason) in [
@@ -314,12 +320,8 @@ async fn refused_in_time() -> anyhow::Result<()> {
 }
 
 async fn disabled_is_lifted() -> anyhow::Result<()> {
-    let mut site = Site::start(&[]).await?;
-    site.enroll("ws-1", "workstation").await?;
+    let (site, client) = guarded().await?;
     let device = site.device("ws-1").id.clone();
-    let client = site
-        .agent("soc-bot", "Contain", Some("{devices: {all: true}}"))
-        .await?;
     let deny = json!({"name": "out", "direction": "Egress", "action": "Deny", "peers": {"cidrs": ["203.0.113.7/32"]}});
     let spec = json!({"subjects": {"devices": {"ids": [device]}}, "rules": [deny]});
     let creating = json!({"name": "c2", "spec": spec, "reason": "C2 seen"});

@@ -16,7 +16,7 @@ use crate::domain::names::DeviceId;
 pub struct Intent {
     pub tool: Tool,
     pub target: Target,
-    /// For an isolation, and for a policy that cuts off by its default, how long it would last.
+    /// For an isolation, and for a policy that cuts devices off as one does, how long it would last.
     pub lasts: Lasts,
     /// It would let through what was not let through before.
     pub allows: bool,

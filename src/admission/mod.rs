@@ -19,6 +19,7 @@ pub mod records;
 mod registration;
 mod review;
 mod server;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod witness;

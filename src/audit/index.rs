@@ -67,7 +67,7 @@ impl IndexRecord {
         Self {
             index,
             time: entry.time,
-            kind: entry.body.kind().into(),
+            kind: entry.body.kind().as_str().into(),
             actor,
             actor_kind: entry.actor.kind.as_str().into(),
             tool: entry.body.tool().map(str::to_owned),

@@ -21,7 +21,7 @@ pub fn line(index: u64, bytes: &[u8]) -> String {
         actor.kind.as_str(),
         actor.name,
         via.unwrap_or_default(),
-        entry.body.kind(),
+        entry.body.kind().as_str(),
         words(&entry.body)
     );
     clean(&line, MESSAGE)

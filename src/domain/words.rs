@@ -1,4 +1,9 @@
-//! Lists in sentences for people.
+//! Words for people that several rooms say: lists in sentences, and what to run.
+
+/// What a person runs to let go what a hold keeps in force.
+pub fn confirm_release(hold: &str) -> String {
+    format!("seawall release confirm {hold}")
+}
 
 /// Names a few of many: `dev_a, dev_b and 7 more`.
 pub fn a_few<T: ToString>(items: impl IntoIterator<Item = T>) -> String {

@@ -61,7 +61,7 @@ impl Auditing {
     async fn enter(&self, entry: Entry) {
         if let Err(error) = self.log.append(&entry).await {
             self.metrics.audit_failures.inc();
-            error!(%error, kind = entry.body.kind(), "an entry is missing in the audit log");
+            error!(%error, kind = entry.body.kind().as_str(), "an entry is missing in the audit log");
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::applied::DeviceApplied;
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::{Acceptance, IsolationVerdict, PolicyVerdict};
+use crate::domain::words::confirm_release;
 use crate::local::Kind;
 use crate::local::types::{SettledQuery, Standing};
 use crate::reconcile::view::View;
@@ -153,7 +154,8 @@ impl Moment<'_> {
         if let Some(hold) = self.view.holds.get(&query.uid) {
             standing.reason = "ReleaseHeld".to_owned();
             standing.message = format!(
-                "so many isolations were released at once that this one stays in force until a person confirms: seawall release confirm {hold}"
+                "so many isolations were released at once that this one stays in force until a person confirms: {}",
+                confirm_release(hold)
             );
             return Some(Assessed {
                 standing,

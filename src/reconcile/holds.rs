@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::words::confirm_release;
 use crate::domain::world::HeldIsolation;
 
 /// The ConfigMap, in the system namespace.
@@ -55,7 +56,7 @@ impl ListedHold {
             id: hold.id.clone(),
             since: hold.since,
             why: hold.why.clone(),
-            to_release: format!("seawall release confirm {}", hold.id),
+            to_release: confirm_release(&hold.id),
             to_keep: "create these Isolations again, then confirm: what exists stays in force"
                 .to_owned(),
             count: isolations.len(),

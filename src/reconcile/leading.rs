@@ -17,6 +17,7 @@ use super::reconciler::Reconciler;
 use crate::api::{IsolationSpec, IsolationStatus};
 use crate::domain::compile::Compiled;
 use crate::domain::verdict::{Acceptance, Reason};
+use crate::domain::words::confirm_release;
 use crate::domain::world::HeldIsolation;
 use crate::watch::{Change, Watched};
 
@@ -155,8 +156,8 @@ impl Reconciler {
             warn!(
                 hold = hold.id,
                 isolations = isolations.len(),
-                "a release is held and everything stays in force until a person runs `seawall release confirm {}`: {}",
-                hold.id,
+                "a release is held and everything stays in force until a person runs `{}`: {}",
+                confirm_release(&hold.id),
                 hold.why
             );
             self.dirty = true;

@@ -60,11 +60,14 @@ impl Chronicle {
                 device,
                 verdict,
                 since: beside.seen,
+                applied,
+                fleet,
+                metrics,
             };
             let seen = self.seen.entry(verdict.uid.clone());
             let seen = seen.or_insert_with(|| Seen::before(beside));
-            news.extend(stands.itself(seen, applied, fleet, metrics));
-            news.extend(stands.peers(seen, applied, fleet, metrics));
+            news.extend(stands.itself(seen));
+            news.extend(stands.peers(seen));
         }
         let happening = |what| Happening { at: now, what };
         news.into_iter().map(happening).collect()
@@ -90,70 +93,60 @@ struct Stands<'a> {
     verdict: &'a IsolationVerdict,
     /// When the process saw it first.
     since: Timestamp,
+    applied: &'a Applied,
+    fleet: &'a Fleet,
+    metrics: &'a Metrics,
 }
 
 impl Stands<'_> {
-    fn itself(
-        &self,
-        seen: &mut Seen,
-        applied: &Applied,
-        fleet: &Fleet,
-        metrics: &Metrics,
-    ) -> Option<What> {
-        if seen.itself || !has(applied, self.device, self.verdict) {
+    fn itself(&self, seen: &mut Seen) -> Option<What> {
+        if seen.itself || !has(self.applied, self.device, self.verdict) {
             return None;
         }
         seen.itself = true;
-        let took = self.until([self.device], applied);
-        metrics.isolation_seconds.observe(took.as_secs_f64());
-        if let Some(delivery) = self.delivery(fleet, self.device) {
-            stages::of_target(metrics, &delivery, self.since);
+        let took = self.until([self.device]);
+        self.metrics.isolation_seconds.observe(took.as_secs_f64());
+        if let Some(delivery) = self.delivery(self.device) {
+            stages::of_target(self.metrics, &delivery, self.since);
         }
         Some(What::Isolated(Isolated {
             isolation: self.isolation.clone(),
             device: self.device.clone(),
             milliseconds: milliseconds(took),
-            connections_cut: cut(applied, self.verdict),
+            connections_cut: cut(self.applied, self.verdict),
         }))
     }
 
-    fn peers(
-        &self,
-        seen: &mut Seen,
-        applied: &Applied,
-        fleet: &Fleet,
-        metrics: &Metrics,
-    ) -> Option<What> {
-        if seen.peers || !peers_have(applied, self.verdict) {
+    fn peers(&self, seen: &mut Seen) -> Option<What> {
+        if seen.peers || !peers_have(self.applied, self.verdict) {
             return None;
         }
         seen.peers = true;
         for peer in &self.verdict.peers {
-            if let Some(delivery) = self.delivery(fleet, peer) {
-                stages::of_peer(metrics, &delivery);
+            if let Some(delivery) = self.delivery(peer) {
+                stages::of_peer(self.metrics, &delivery);
             }
         }
         Some(What::PeersComplete {
             isolation: self.isolation.clone(),
             device: self.device.clone(),
             peers: self.verdict.peers.len(),
-            milliseconds: milliseconds(self.until(&self.verdict.peers, applied)),
+            milliseconds: milliseconds(self.until(&self.verdict.peers)),
         })
     }
 
-    fn delivery(&self, fleet: &Fleet, device: &DeviceId) -> Option<Arc<Delivery>> {
-        fleet.delivery(device, &self.verdict.uid, self.verdict.generation)
+    fn delivery(&self, device: &DeviceId) -> Option<Arc<Delivery>> {
+        let IsolationVerdict {
+            uid, generation, ..
+        } = self.verdict;
+        self.fleet.delivery(device, uid, *generation)
     }
 
     /// From the watch event to the last acknowledgement of these devices.
-    fn until<'d>(
-        &self,
-        devices: impl IntoIterator<Item = &'d DeviceId>,
-        applied: &Applied,
-    ) -> SignedDuration {
+    fn until<'d>(&self, devices: impl IntoIterator<Item = &'d DeviceId>) -> SignedDuration {
         let acknowledged = devices
             .into_iter()
-            .filter_map(|device| applied.devices.get(device)?.at)
+            .filter_map(|device| self.applied.devices.get(device)?.at)
             .max();
         acknowledged
             .map(|at| at.duration_since(self.since))

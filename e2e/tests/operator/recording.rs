@@ -75,6 +75,20 @@ async fn wait(auditor: &McpClient, kind: &str, wanted: &[&str]) -> anyhow::Resul
     found.with_context(|| format!("there are {there:?}"))
 }
 
+/// kubectl's arguments that merge `patch` into the policy.
+fn patching(patch: &str) -> [&str; 8] {
+    [
+        "patch",
+        "policy",
+        "kept-by-test",
+        "-n",
+        TENANT,
+        "--type=merge",
+        "-p",
+        patch,
+    ]
+}
+
 async fn requests() -> anyhow::Result<()> {
     let site = Site::start(&[]).await?;
     let auditor = site.agent("auditor", "Investigate", None).await?;
@@ -131,16 +145,7 @@ async fn requests() -> anyhow::Result<()> {
         let patch = json!({"spec": {"mode": mode}}).to_string();
         let (site, bob, auditor) = (&site, &bob, &auditor);
         async move {
-            let args = [
-                "patch",
-                "policy",
-                "kept-by-test",
-                "-n",
-                TENANT,
-                "--type=merge",
-                "-p",
-                &patch,
-            ];
+            let args = patching(&patch);
             let before = entries(auditor, "change_request").await?.len();
             let outcome = site.plane.kubectl_as(bob, &args, "").await?;
             outcome.success()?;
@@ -159,17 +164,7 @@ async fn requests() -> anyhow::Result<()> {
     wait(&auditor, "gap", &[&gap]).await?;
 
     let keep = r#"{"metadata": {"finalizers": null}}"#;
-    let release = [
-        "patch",
-        "policy",
-        "kept-by-test",
-        "-n",
-        TENANT,
-        "--type=merge",
-        "-p",
-        keep,
-    ];
-    kubectl(&bob, &release, "").await??;
+    kubectl(&bob, &patching(keep), "").await??;
     eventually("alice's deletion", PATIENCE, || async {
         let found = entries(&auditor, "resource_change").await?;
         let last = found.last().is_some_and(|words| words == "alice delete");

@@ -1,6 +1,7 @@
 //! The kinds of entries and what each says.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -32,6 +33,43 @@ pub enum Body {
     Hold(Hold),
     /// The operator itself.
     Service(Service),
+}
+
+/// The kind of an entry, by which it is searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Intent,
+    Outcome,
+    Refusal,
+    Read,
+    ChangeRequest,
+    ResourceChange,
+    ChangeNotSeen,
+    Gap,
+    Enforcement,
+    Device,
+    Hold,
+    Service,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Intent => "intent",
+            Self::Outcome => "outcome",
+            Self::Refusal => "refusal",
+            Self::Read => "read",
+            Self::ChangeRequest => "change_request",
+            Self::ResourceChange => "resource_change",
+            Self::ChangeNotSeen => "change_not_seen",
+            Self::Gap => "gap",
+            Self::Enforcement => "enforcement",
+            Self::Device => "device",
+            Self::Hold => "hold",
+            Self::Service => "service",
+        }
+    }
 }
 
 /// A resource, as far as it is known.
@@ -203,7 +241,7 @@ pub struct Gap {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Enforcement {
-    /// Such as `isolated`, `released`, `programmed`.
+    /// Such as `isolated`, `peers_complete`, `released`, `expired`.
     pub action: String,
     /// The device, or another enforcement point.
     pub device: String,
@@ -250,20 +288,20 @@ pub struct Service {
 
 impl Body {
     /// The kind as it is written.
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> Kind {
         match self {
-            Self::Intent(_) => "intent",
-            Self::Outcome(_) => "outcome",
-            Self::Refusal(_) => "refusal",
-            Self::Read(_) => "read",
-            Self::ChangeRequest(_) => "change_request",
-            Self::ResourceChange(_) => "resource_change",
-            Self::ChangeNotSeen(_) => "change_not_seen",
-            Self::Gap(_) => "gap",
-            Self::Enforcement(_) => "enforcement",
-            Self::Device(_) => "device",
-            Self::Hold(_) => "hold",
-            Self::Service(_) => "service",
+            Self::Intent(_) => Kind::Intent,
+            Self::Outcome(_) => Kind::Outcome,
+            Self::Refusal(_) => Kind::Refusal,
+            Self::Read(_) => Kind::Read,
+            Self::ChangeRequest(_) => Kind::ChangeRequest,
+            Self::ResourceChange(_) => Kind::ResourceChange,
+            Self::ChangeNotSeen(_) => Kind::ChangeNotSeen,
+            Self::Gap(_) => Kind::Gap,
+            Self::Enforcement(_) => Kind::Enforcement,
+            Self::Device(_) => Kind::Device,
+            Self::Hold(_) => Kind::Hold,
+            Self::Service(_) => Kind::Service,
         }
     }
 

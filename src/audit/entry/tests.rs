@@ -124,7 +124,13 @@ fn entries_of_every_kind_read_back_as_they_were() {
         let bytes = entry.encode().unwrap();
         assert_eq!(Entry::decode(&bytes).unwrap(), entry);
         let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(value["kind"], entry.body.kind());
+        assert_eq!(value["kind"], entry.body.kind().as_str());
+        let kind = serde_json::from_value::<Kind>(value["kind"].clone());
+        assert_eq!(
+            kind.unwrap(),
+            entry.body.kind(),
+            "it is searched by that name"
+        );
     }
 }
 

@@ -146,20 +146,12 @@ impl<'w> Draft<'w> {
         let peers = in_force.iter().flat_map(|isolation| &isolation.peers);
         let peers: BTreeSet<&DeviceId> = peers.collect();
         // A peer of another tenant keeps the system's isolations alone, whatever the target's tenant adds.
-        let mut allowed: BTreeMap<Vec<bool>, BTreeSet<ManagementRule>> = BTreeMap::new();
         let mut spared_for: BTreeMap<&ObjectKey, BTreeMap<IpAddr, IpNet>> = BTreeMap::new();
         for peer in peers {
-            let keeps = in_force
-                .iter()
-                .map(|isolation| isolation.peers.contains(peer));
-            let keeps: Vec<bool> = keeps.collect();
-            let kept = || in_force.iter().zip(&keeps).filter(|(_, keeps)| **keeps);
-            let kept = || kept().map(|(isolation, _)| isolation);
-            let management = allowed
-                .entry(keeps.clone())
-                .or_insert_with(|| all_of_them_allow(kept()));
+            let kept = || in_force.iter().filter(|it| it.peers.contains(peer));
+            let management = all_of_them_allow(kept());
             let mut dropped = self.addresses.dropped_by(peer, target);
-            let spared = spared(&dropped, management, |address| {
+            let spared = spared(&dropped, &management, |address| {
                 self.addresses.is_shown(target, address)
             });
             dropped.retain(|address| !spared.contains_key(address));

@@ -27,6 +27,7 @@ use super::names::DeviceId;
 use super::verdict::{Acceptance, Reason, Verdicts};
 use super::world::World;
 use addresses::Addresses;
+pub use rules::ipv4_in_ipv6;
 pub use width::widest;
 
 /// What follows from the facts.

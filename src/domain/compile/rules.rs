@@ -87,7 +87,7 @@ pub fn networks(peers: &Peers) -> Result<Vec<IpNet>, String> {
 }
 
 /// What `::ffff:10.0.9.0/120` and the like stand for.
-fn ipv4_in_ipv6(network: &IpNet) -> Option<IpNet> {
+pub fn ipv4_in_ipv6(network: &IpNet) -> Option<IpNet> {
     let IpNet::V6(network) = network else {
         return None;
     };

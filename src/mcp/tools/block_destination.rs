@@ -166,16 +166,13 @@ pub fn destination(text: &str) -> Result<IpNet, Failure> {
 
 /// Why blocking the network would do nothing, in words.
 fn no_destination(network: &IpNet) -> Option<String> {
-    let address = network.addr();
-    let canonical = address.to_canonical();
-    if address != canonical {
-        return Some(format!(
-            "is an IPv4 address in IPv6's form: write {canonical}"
-        ));
+    if let Some(ipv4) = compile::ipv4_in_ipv6(network) {
+        return Some(format!("is IPv4 in IPv6's notation: write {ipv4}"));
     }
+    let address = network.addr();
     let reserved = match address {
         IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unspecified() && network.prefix_len() > 0,
+        IpAddr::V6(v6) => v6.is_unspecified(),
     };
     if address.is_loopback() {
         Some("is a host's own loopback, whose traffic leaves no host and is not filtered: give an address of another host".into())
@@ -407,6 +404,7 @@ mod tests {
             ("::", "invalid", "no address of a host"),
             ("255.255.255.255", "invalid", "no address of a host"),
             ("::ffff:203.0.113.7", "invalid", "write 203.0.113.7"),
+            ("::ffff:203.0.113.0/120", "invalid", "write 203.0.113.0/24"),
             ("0.0.0.0/0", "too_wide", "nobody may block"),
             ("::/0", "too_wide", "nobody may block"),
         ] {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::describe;
 use crate::access::Tool;
 use crate::api::TrustLevel;
+use crate::domain::words::confirm_release;
 use crate::local::types::DeviceView;
 use crate::mcp::answer::{Failure, Reply};
 use crate::mcp::call::Call;
@@ -62,7 +63,7 @@ impl HeldIsolation {
         let held = view.held.iter();
         held.map(|held| Self {
             isolation: clean(&held.isolation, MOST_TEXT),
-            confirm: confirm(&held.hold),
+            confirm: confirm_release(&held.hold),
         })
         .collect()
     }
@@ -74,11 +75,6 @@ impl HeldIsolation {
             self.isolation, self.confirm
         )
     }
-}
-
-/// How a person lets go what a hold keeps.
-pub fn confirm(hold: &str) -> String {
-    format!("seawall release confirm {hold}")
 }
 
 fn is_zero(number: &i64) -> bool {

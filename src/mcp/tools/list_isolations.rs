@@ -6,12 +6,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::describe;
-use super::get_device::confirm;
 use super::settle::Points;
 use crate::access::Tool;
 use crate::api::isolation::SelfState;
 use crate::api::{Isolation, Phase};
 use crate::domain::names::DeviceId;
+use crate::domain::words::confirm_release;
 use crate::local::types::{DeviceView, Held};
 use crate::mcp::answer::{Failure, Reply};
 use crate::mcp::call::Call;
@@ -171,14 +171,14 @@ fn show_held(device: &DeviceId, held: &Held) -> (Item, String) {
         written_by: "deleted".to_owned(),
         own: false,
         expires_at: None,
-        held_until: Some(confirm(&held.hold)),
+        held_until: Some(confirm_release(&held.hold)),
         detail: None,
     };
     let line = format!(
         "{} {} deleted together with many others, in force until a person confirms: {}",
         item.name,
         item.target,
-        confirm(&held.hold)
+        confirm_release(&held.hold)
     );
     (item, line)
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::describe;
 use crate::access::Tool;
+use crate::audit::entry::Kind;
 use crate::audit::print;
 use crate::local::types::{AuditEntry, AuditQuery};
 use crate::mcp::answer::{Failure, Reply};
@@ -18,8 +19,9 @@ use crate::mcp::text::clean;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Input {
-    /// Only entries of this kind.
-    kind: Option<EntryKind>,
+    /// Only entries of this kind. change_request: asked for, and perhaps refused; resource_change: seen to
+    /// happen.
+    kind: Option<Kind>,
     /// Only what this agent or Kubernetes user did.
     actor: Option<String>,
     /// Only entries that contain this text, such as a device's id or an intent's.
@@ -35,44 +37,6 @@ struct Input {
     /// concise (default): index, time, kind, actor and a line; detailed: the whole entries.
     #[serde(default)]
     response_format: ResponseFormat,
-}
-
-/// What an entry tells of. change_request: asked for, and perhaps refused; resource_change: seen to happen.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum EntryKind {
-    Intent,
-    Outcome,
-    Refusal,
-    Read,
-    ChangeRequest,
-    ResourceChange,
-    ChangeNotSeen,
-    Gap,
-    Enforcement,
-    Device,
-    Hold,
-    Service,
-}
-
-impl EntryKind {
-    /// As entries hold it.
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Intent => "intent",
-            Self::Outcome => "outcome",
-            Self::Refusal => "refusal",
-            Self::Read => "read",
-            Self::ChangeRequest => "change_request",
-            Self::ResourceChange => "resource_change",
-            Self::ChangeNotSeen => "change_not_seen",
-            Self::Gap => "gap",
-            Self::Enforcement => "enforcement",
-            Self::Device => "device",
-            Self::Hold => "hold",
-            Self::Service => "service",
-        }
-    }
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
