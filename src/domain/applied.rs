@@ -1,11 +1,13 @@
 //! What enforcement points have acknowledged: the other half of every status.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::Deserialize;
 
-use super::enforcement::Source;
+use super::enforcement::{DeviceState, Source};
 use super::names::{DeviceId, ObjectKey};
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,4 +62,49 @@ pub struct DeviceApplied {
     pub refused: Option<String>,
     /// Connections it cut, by the UID of the Isolation that made it.
     pub connections_cut: BTreeMap<String, u64>,
+    /// The wards of the state that it last read back, by `namespace/pod`.
+    pub wards: Arc<BTreeMap<String, WardApplied>>,
+    /// Packets that its rules met, to and from the wards of each group, since they were loaded.
+    pub seen: BTreeMap<String, u64>,
+    pub datapath: Datapath,
+}
+
+/// A ward as its device enforces for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WardApplied {
+    /// Its group in the device's state.
+    pub group: String,
+    pub addresses: BTreeSet<IpAddr>,
+    /// The resources that it is under.
+    pub sources: Arc<BTreeSet<Source>>,
+}
+
+impl WardApplied {
+    /// Those of a state, by `namespace/pod`.
+    pub fn all(state: &DeviceState) -> BTreeMap<String, Self> {
+        let groups = state.wards.iter().map(|(name, group)| {
+            let sources = Arc::new(group.sources.clone());
+            group.members.iter().map(move |(ward, addresses)| {
+                let applied = Self {
+                    group: name.clone(),
+                    addresses: addresses.clone(),
+                    sources: Arc::clone(&sources),
+                };
+                (ward.clone(), applied)
+            })
+        });
+        groups.flatten().collect()
+    }
+}
+
+/// Whether the packets of a device's wards pass netfilter, where its rules are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Datapath {
+    /// Too few packets were seen to tell.
+    #[default]
+    Unknown,
+    Passes,
+    /// Packets were seen at the wards' interfaces and none by the rules: the datapath goes around them, as
+    /// an eBPF one does.
+    Bypasses,
 }

@@ -63,6 +63,54 @@ pub struct DeviceState {
     pub observed_rules: Vec<ObservedRule>,
     #[serde(default, skip_serializing_if = "Defaults::is_empty")]
     pub observed_defaults: Defaults,
+    /// What the device enforces for others: the pods of its node. Each ward is in one group, by a name that
+    /// follows from what the group is under.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub wards: BTreeMap<String, WardGroup>,
+}
+
+/// Before a group's name, what reports call all packets to and from its wards.
+pub const WARDS: &str = "wards/";
+
+/// Wards that are under the same resources. Isolated ones have no rules: they are judged by their isolation
+/// alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WardGroup {
+    /// By `namespace/pod`, the addresses of each.
+    pub members: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// The resources that these wards are under.
+    pub sources: BTreeSet<Source>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<WardIsolation>,
+    /// As [`DeviceState::rules`], with a ward in the device's place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+    #[serde(default, skip_serializing_if = "Defaults::is_empty")]
+    pub defaults: Defaults,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub observed_rules: Vec<ObservedRule>,
+    #[serde(default, skip_serializing_if = "Defaults::is_empty")]
+    pub observed_defaults: Defaults,
+}
+
+impl WardGroup {
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.members.values().flatten().copied().collect()
+    }
+}
+
+/// Everything of a ward is cut but these.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WardIsolation {
+    /// Connections that others may open to the wards.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub management: BTreeSet<ManagementRule>,
+    /// Ports at which the device itself, whose kubelet probes there, may connect to each ward, by
+    /// `namespace/pod`. A ward that is not in it is not probed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub probes: BTreeMap<String, BTreeSet<Ports>>,
 }
 
 impl DeviceState {

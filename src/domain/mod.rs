@@ -3,6 +3,7 @@
 //! has to be in force, and the appliers in `enforce` make it so.
 
 pub mod applied;
+pub mod cluster;
 pub mod compile;
 pub mod enforcement;
 pub mod names;

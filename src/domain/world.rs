@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::cluster::{Namespace, Node, OthersPolicy, Pod};
 use super::names::{DeviceId, ObjectKey};
 use crate::api::{ApiKeyScopeSpec, IsolationSpec, PolicySpec, TrustLevel};
 
@@ -21,6 +22,12 @@ pub struct World {
     pub devices: BTreeMap<DeviceId, Device>,
     /// Isolations that are gone from the API server and stay in force until a person confirms, by UID.
     pub held: BTreeMap<String, HeldIsolation>,
+    /// Pods that are not finished.
+    pub pods: BTreeMap<ObjectKey, Pod>,
+    pub namespaces: BTreeMap<String, Namespace>,
+    pub nodes: BTreeMap<String, Node>,
+    /// NetworkPolicies that other people wrote.
+    pub others_policies: BTreeMap<ObjectKey, OthersPolicy>,
 }
 
 /// What the operator was configured with.
@@ -83,6 +90,10 @@ pub struct Device {
     /// is more than a claim.
     #[serde(default)]
     pub connects_from: Option<IpAddr>,
+    /// The node of the cluster that it is, as the API server said at its enrolment. Its agent enforces for
+    /// the node's pods too.
+    #[serde(default)]
+    pub node: Option<String>,
 }
 
 impl World {

@@ -1,7 +1,7 @@
 //! One enrolled device as the leader knows it: its record, what should be in force on it, what is, and
 //! its session. Pure bookkeeping; no clock, no network, no store.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use super::delivery::Deliveries;
 use super::outbox::Outbox;
 use super::proto;
 use super::records::{AppliedState, DeviceRecord, DeviceStanding};
-use crate::domain::applied::DeviceApplied;
-use crate::domain::enforcement::{DeviceState, Source, SourceKind};
+use crate::domain::applied::{Datapath, DeviceApplied, WardApplied};
+use crate::domain::enforcement::{DeviceState, Source, SourceKind, WARDS};
 use crate::local::types::RuleCount;
 
 /// States that were sent and may still be acknowledged.
@@ -36,6 +36,7 @@ pub struct Desired {
     pub hash: String,
     /// The resources in it, to be handed out without a copy.
     pub sources: Arc<BTreeSet<Source>>,
+    pub wards: Arc<BTreeMap<String, WardApplied>>,
     /// When it was first wanted.
     pub since: Instant,
 }
@@ -46,6 +47,7 @@ impl Desired {
             since: Instant::now(),
             hash: state.hash(),
             sources: Arc::new(state.sources.clone()),
+            wards: Arc::new(WardApplied::all(&state)),
             state,
         }
     }
@@ -351,7 +353,23 @@ impl Member {
             at: standing.applied.as_ref().map(|applied| applied.at),
             refused: self.refused.clone(),
             connections_cut: standing.connections_cut.clone(),
+            wards: in_force
+                .map(|state| Arc::clone(&state.wards))
+                .unwrap_or_default(),
+            seen: self.seen(),
+            datapath: Datapath::Unknown,
         }
+    }
+
+    /// What its rules met of each group of wards.
+    fn seen(&self) -> BTreeMap<String, u64> {
+        let counts = self.counts.iter();
+        counts
+            .filter_map(|count| {
+                let group = count.rule.strip_prefix(WARDS)?;
+                Some((group.to_owned(), count.packets))
+            })
+            .collect()
     }
 }
 

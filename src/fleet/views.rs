@@ -26,6 +26,7 @@ impl Fleet {
                     addresses: record.standing.addresses.clone(),
                     addresses_left_out: record.standing.facts.addresses_left_out,
                     connects_from: record.standing.connects_from,
+                    node: None,
                 };
                 (id.clone(), device)
             })

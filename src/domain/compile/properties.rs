@@ -78,6 +78,7 @@ fn device() -> impl Strategy<Value = Device> {
             addresses,
             addresses_left_out: 0,
             connects_from: from.map(|from| from.parse().expect("an address")),
+            node: None,
         })
 }
 
@@ -253,6 +254,7 @@ fn world() -> impl Strategy<Value = World> {
                     ("gone".to_owned(), HeldIsolation { key, isolation })
                 })
                 .collect(),
+            ..World::default()
         },
     )
 }

@@ -16,7 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::api::{ApiKeyScope, Isolation, Policy, stamps};
-use crate::domain::applied::{Applied, DeviceApplied};
+use crate::domain::applied::{Applied, Datapath, DeviceApplied, WardApplied};
+use crate::domain::cluster::{Namespace, Node, OthersPolicy, Pod};
 use crate::domain::compile::{Compiled, compile};
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::world::{Device, HeldIsolation, Resource, Settings, World};
@@ -33,6 +34,16 @@ struct Case {
     settings: Settings,
     #[serde(default)]
     devices: BTreeMap<DeviceId, Device>,
+    /// By `namespace/pod`.
+    #[serde(default)]
+    pods: BTreeMap<String, Pod>,
+    #[serde(default)]
+    namespaces: BTreeMap<String, Namespace>,
+    #[serde(default)]
+    nodes: BTreeMap<String, Node>,
+    /// Those that others wrote, by `namespace/policy`.
+    #[serde(default)]
+    network_policies: BTreeMap<String, OthersPolicy>,
     #[serde(default)]
     objects: Vec<Value>,
     /// Isolations that are gone and kept in force.
@@ -66,6 +77,11 @@ struct Acknowledgement {
     /// By the UID of the Isolation.
     #[serde(default)]
     connections_cut: BTreeMap<String, u64>,
+    /// Packets that were seen, by the group of wards.
+    #[serde(default)]
+    seen: BTreeMap<String, u64>,
+    #[serde(default)]
+    datapath: Datapath,
 }
 
 fn settings() -> Settings {
@@ -111,9 +127,22 @@ fn resource<K: ResourceExt, Spec>(object: &K, spec: Spec) -> (ObjectKey, Resourc
     (key, resource)
 }
 
+/// Facts of a case by their keys in the World.
+fn keyed<T: Clone>(facts: &BTreeMap<String, T>) -> BTreeMap<ObjectKey, T> {
+    let keyed = facts.iter().map(|(key, fact)| {
+        let (namespace, name) = key.split_once('/').expect("namespace/name");
+        (ObjectKey::new(namespace, name), fact.clone())
+    });
+    keyed.collect()
+}
+
 fn world(case: &Case) -> World {
     let mut world = World::new(case.settings.clone());
     world.devices = case.devices.clone();
+    world.pods = keyed(&case.pods);
+    world.namespaces = case.namespaces.clone();
+    world.nodes = case.nodes.clone();
+    world.others_policies = keyed(&case.network_policies);
     for object in &case.objects {
         match object["kind"].as_str() {
             Some("Policy") => {
@@ -157,6 +186,9 @@ fn applied(compiled: &Compiled, acknowledged: &Acknowledged, now: Timestamp) -> 
             at: state.map(|_| now),
             refused: said.refused.clone(),
             connections_cut: said.connections_cut.clone(),
+            wards: Arc::new(state.map(WardApplied::all).unwrap_or_default()),
+            seen: said.seen.clone(),
+            datapath: said.datapath,
         };
         (id.clone(), device)
     });

@@ -10,7 +10,7 @@ use crate::domain::applied::Applied;
 use crate::domain::compile::Compiled;
 use crate::domain::enforcement::{
     AccessGrant, DefaultRule, Defaults, DeviceState, Enforcement, ManagementRule, ObservedRule,
-    PeerSet, Ports, QuarantinePath, Rule, SelfIsolation, Source,
+    PeerSet, Ports, QuarantinePath, Rule, SelfIsolation, Source, WardGroup, WardIsolation,
 };
 use crate::domain::names::ObjectKey;
 use crate::domain::verdict::{Acceptance, IsolationVerdict, PolicyVerdict, ScopeVerdict, Verdicts};
@@ -84,6 +84,7 @@ fn state(state: &DeviceState) -> Value {
         defaults,
         observed_rules,
         observed_defaults,
+        wards,
     } = state;
     let mut value = json!({
         "sources": sources.iter().map(source).collect::<Vec<_>>(),
@@ -97,6 +98,35 @@ fn state(state: &DeviceState) -> Value {
     if let Some(SelfIsolation { management }) = isolation {
         let management: Vec<String> = management.iter().map(management_rule).collect();
         value["isolation"] = json!({"management": management});
+    }
+    if !wards.is_empty() {
+        value["wards"] = wards.values().map(ward_group).collect();
+    }
+    value
+}
+
+fn ward_group(group: &WardGroup) -> Value {
+    let WardGroup {
+        members,
+        sources,
+        isolation,
+        rules,
+        defaults,
+        observed_rules,
+        observed_defaults,
+    } = group;
+    let mut value = json!({
+        "members": members,
+        "sources": sources.iter().map(source).collect::<Vec<_>>(),
+        "rules": rules.iter().map(rule).collect::<Vec<_>>(),
+        "defaults": defaults_of(defaults),
+        "observedRules": observed_rules.iter().map(observed).collect::<Vec<_>>(),
+        "observedDefaults": defaults_of(observed_defaults),
+    });
+    if let Some(WardIsolation { management, probes }) = isolation {
+        let management: Vec<String> = management.iter().map(management_rule).collect();
+        let probes = map(probes, |ports| at(ports).into());
+        value["isolation"] = json!({"management": management, "probes": probes});
     }
     value
 }
