@@ -53,7 +53,9 @@ impl Desired {
     }
 
     fn isolations(&self) -> BTreeSet<String> {
-        let isolations = self.state.sources.iter();
+        let groups = self.state.wards.values();
+        let of_wards = groups.flat_map(|group| &group.sources);
+        let isolations = self.state.sources.iter().chain(of_wards);
         isolations
             .filter(|source| source.kind == SourceKind::Isolation)
             .map(|source| source.uid.clone())
