@@ -53,10 +53,8 @@ impl Desired {
     }
 
     fn isolations(&self) -> BTreeSet<String> {
-        let groups = self.state.wards.values();
-        let of_wards = groups.flat_map(|group| &group.sources);
-        let isolations = self.state.sources.iter().chain(of_wards);
-        isolations
+        let sources = self.state.every_source();
+        sources
             .filter(|source| source.kind == SourceKind::Isolation)
             .map(|source| source.uid.clone())
             .collect()
