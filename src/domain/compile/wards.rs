@@ -38,6 +38,9 @@ struct Under {
     policies: Vec<usize>,
 }
 
+/// A pod and its node's device.
+type Placed<'a> = (&'a ObjectKey, &'a DeviceId);
+
 impl Under {
     fn nothing(device: &DeviceId) -> Self {
         Self {
@@ -101,8 +104,7 @@ impl<'w> Draft<'w> {
                 under.policies.push(place);
             }
         }
-        let mut groups: BTreeMap<(&[usize], &[usize]), Vec<(&ObjectKey, &DeviceId)>> =
-            BTreeMap::new();
+        let mut groups: BTreeMap<(&[usize], &[usize]), Vec<Placed<'_>>> = BTreeMap::new();
         for (pod, under) in &wards.under {
             let group = groups.entry((&under.isolations, &under.policies));
             group.or_default().push((*pod, &under.device));
