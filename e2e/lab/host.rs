@@ -116,6 +116,14 @@ impl Host {
         &self.0.name
     }
 
+    /// What `ip netns` calls it, if the lab has made it.
+    pub fn namespace_name(&self) -> Option<&str> {
+        match &self.0.namespace {
+            Namespace::Attached(attachment) => Some(&attachment.namespace),
+            Namespace::Foreign(_) => None,
+        }
+    }
+
     pub fn v4(&self) -> Ipv4Addr {
         self.0.v4
     }

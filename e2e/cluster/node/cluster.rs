@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::Api;
 use serde_json::Value;
 
@@ -57,11 +57,11 @@ impl NodeCluster {
     /// A host beside the nodes that reaches pods, and that pods reach.
     pub async fn host(&self, name: &str) -> anyhow::Result<Host> {
         let host = self.lab.host(name)?;
-        self.rejoin(&host).await?;
         self.add(Member {
             host: host.clone(),
             pods: None,
         });
+        self.rejoin(&host).await?;
         Ok(host)
     }
 
@@ -72,6 +72,18 @@ impl NodeCluster {
         let document = document.to_string();
         let outcome = self.plane.kubectl_as(admin, &args, &document).await?;
         outcome.success()
+    }
+
+    /// A new namespace, in which pods can be made at once.
+    pub async fn namespace(&self, name: &str) -> anyhow::Result<()> {
+        self.plane.kubectl(&["create", "namespace", name]).await?;
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.plane.admin(), name);
+        let what = format!("the ServiceAccount of namespace {name}");
+        eventually(&what, PATIENCE, || async {
+            Ok(accounts.get_opt("default").await?)
+        })
+        .await
+        .map(drop)
     }
 
     /// Runs a program in a pod by `kubectl exec`.
@@ -98,16 +110,18 @@ impl NodeCluster {
 
     /// The node's pods and all others find each other from now on.
     pub(super) async fn join(&self, node: &Host, pods: &PodNetwork) -> anyhow::Result<()> {
-        for member in self.members() {
-            pods.route_from(&member.host).await?;
-        }
-        pods.route_from_here().await?;
-        self.rejoin(node).await?;
+        // First, so that of two that join at once each finds the other.
         self.add(Member {
             host: node.clone(),
             pods: Some(pods.clone()),
         });
-        Ok(())
+        for member in self.members() {
+            if member.host.v4() != node.v4() {
+                pods.route_from(&member.host).await?;
+            }
+        }
+        pods.route_from_here().await?;
+        self.rejoin(node).await
     }
 
     /// Tells a host with a new network namespace where the other nodes' pods are.
@@ -118,6 +132,12 @@ impl NodeCluster {
             }
         }
         Ok(())
+    }
+
+    /// Forgets the node, whose network namespace can go then.
+    pub(super) fn leave(&self, node: &Host) {
+        let mut members = self.members.lock().expect("nobody panics holding it");
+        members.retain(|member| member.host.v4() != node.v4());
     }
 
     fn members(&self) -> Vec<Member> {

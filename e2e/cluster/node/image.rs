@@ -12,7 +12,6 @@ use sha2::{Digest, Sha256};
 /// An archive in the run's folder.
 #[derive(Clone)]
 pub struct Image {
-    pub name: String,
     pub archive: PathBuf,
 }
 
@@ -48,10 +47,7 @@ impl Recipe<'_> {
         }
         let archive = self.archive(&root, dir)?;
         fs::remove_dir_all(root)?;
-        Ok(Image {
-            name: self.name.to_owned(),
-            archive,
-        })
+        Ok(Image { archive })
     }
 
     /// An archive as `docker save` writes it, of one layer.

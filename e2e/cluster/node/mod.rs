@@ -11,6 +11,7 @@ mod machine;
 mod needs;
 mod network;
 mod pod;
+mod start;
 
 pub use cgroup::Cgroup;
 pub use cluster::NodeCluster;
@@ -19,25 +20,19 @@ pub use machine::init;
 pub use needs::can_run_a_node;
 pub use pod::Pod;
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use k8s_openapi::api::core::v1::Node as NodeResource;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
-use serde_json::{Value, json};
+use anyhow::Context;
 
-use crate::harness::eventually;
 use crate::lab::Host;
 use crate::process::{self, Daemon, Outcome};
 use crate::run;
 use image::Image;
-use machine::Machine;
 use network::PodNetwork;
+use start::Running;
 
 /// Longer than anything that a node does on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,7 +44,6 @@ pub struct NodeOptions {
     pub network_policies: bool,
     /// Packets between pods of the node pass its IP filters, as a real cluster has it.
     pub bridge_netfilter: bool,
-    pub labels: Vec<(String, String)>,
 }
 
 impl Default for NodeOptions {
@@ -57,7 +51,6 @@ impl Default for NodeOptions {
         Self {
             network_policies: true,
             bridge_netfilter: true,
-            labels: Vec::new(),
         }
     }
 }
@@ -76,15 +69,6 @@ pub struct Node {
     /// How long each part of the last start took.
     phases: Vec<(&'static str, Duration)>,
     cluster: Arc<NodeCluster>,
-}
-
-struct Running {
-    // Dropped from top to bottom.
-    kube_router: Option<Daemon>,
-    kube_proxy: Daemon,
-    kubelet: Daemon,
-    containerd: Daemon,
-    machine: Machine,
 }
 
 impl Node {
@@ -139,13 +123,13 @@ impl Node {
         &self.cgroup
     }
 
-    /// The network of its pods, IPv4.
-    pub fn pod_cidr(&self) -> String {
-        self.pods.v4()
-    }
-
-    pub fn phases(&self) -> &[(&'static str, Duration)] {
-        &self.phases
+    /// How long the last start took until each of its steps was done, in words.
+    pub fn phases(&self) -> String {
+        let words = self
+            .phases
+            .iter()
+            .map(|(step, took)| format!("{step} {took:.1?}"));
+        words.collect::<Vec<_>>().join(", ")
     }
 
     /// Puts an image on the node, now and after each reboot.
@@ -207,6 +191,18 @@ impl Node {
             .map(drop)
     }
 
+    /// Starts a pod with these labels on it, in which a shell waits, and waits until it is Ready.
+    pub async fn run_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        labels: &[(&str, &str)],
+    ) -> anyhow::Result<Pod> {
+        let document = pod::shell(&self.name, namespace, name, labels);
+        self.cluster.apply(&document).await?;
+        self.pod(namespace, name).await
+    }
+
     /// A pod that runs on it.
     pub async fn pod(&self, namespace: &str, name: &str) -> anyhow::Result<Pod> {
         Pod::find(self, namespace, name).await
@@ -225,179 +221,19 @@ impl Node {
         self.running.as_ref().context("the node is off")
     }
 
-    fn file(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
-    }
-
-    fn write_files(&self) -> anyhow::Result<()> {
-        let plane = &self.cluster.plane;
-        let serving = plane
-            .ground
-            .authority
-            .server(&self.name, self.host.v4().into())?;
-        let serving = serving.write(&self.dir, "kubelet")?;
-        let authority = plane.dir().join("ca.crt");
-        let (cni, resolv) = (self.file("cni"), self.file("resolv.conf"));
-        let write = |name: &str, value: &Value| -> anyhow::Result<()> {
-            Ok(fs::write(
-                self.file(name),
-                serde_json::to_vec_pretty(value)?,
-            )?)
-        };
-        fs::create_dir(&cni)?;
-        fs::write(&resolv, "")?;
-        let containerd = components::containerd(&needs::cni_plugins()?, &cni);
-        fs::write(self.file("containerd.toml"), containerd)?;
-        write("cni/pods.conflist", &self.pods.cni())?;
-        let cgroup = self.cgroup.path();
-        let kubelet = components::kubelet(&serving, &authority, &cgroup, &resolv);
-        write("kubelet.json", &kubelet)?;
-        let kubeconfig = self.kubeconfig("kube-proxy", "system:kube-proxy", &[])?;
-        write(
-            "kube-proxy.json",
-            &components::kube_proxy(&self.name, &kubeconfig),
-        )
-    }
-
-    fn kubeconfig(&self, part: &str, user: &str, groups: &[&str]) -> anyhow::Result<PathBuf> {
-        let plane = &self.cluster.plane;
-        let name = format!("{}.{part}", self.name);
-        plane.ground.kubeconfig(&plane.server, &name, user, groups)
-    }
-
-    async fn power_on(&mut self) -> anyhow::Result<()> {
-        let began = Instant::now();
-        self.phases.clear();
-        network::forward(&self.host, self.options.bridge_netfilter).await?;
-        self.cgroup.make()?;
-        let machine = Machine::start(&self.host, &self.dir).await?;
-        self.phases.push(("machine", began.elapsed()));
-        let mut command = machine.command("containerd");
-        command.arg("--config").arg(self.file("containerd.toml"));
-        let mut containerd = Daemon::spawn("containerd", &mut command, &self.dir)?;
-        let socket = machine.path("/run/containerd/containerd.sock");
-        let deadline = Instant::now() + PATIENCE;
-        while !socket.exists() {
-            containerd.check()?;
-            let late = || containerd.log_tail();
-            ensure!(Instant::now() < deadline, "no containerd\n{}", late());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        self.phases.push(("containerd", began.elapsed()));
-        self.running = Some(self.start_parts(machine, containerd)?);
-        for image in &self.images {
-            self.import(image).await?;
-        }
-        self.phases.push(("images", began.elapsed()));
-        self.wait_ready().await?;
-        self.phases.push(("Ready", began.elapsed()));
-        Ok(())
-    }
-
-    fn start_parts(&self, machine: Machine, containerd: Daemon) -> anyhow::Result<Running> {
-        let plane = &self.cluster.plane;
-        let user = format!("system:node:{}", self.name);
-        let kubeconfig = self.kubeconfig("kubelet", &user, &["system:nodes"])?;
-        let mut kubelet = components::kubelet_command(
-            &machine,
-            &plane.tool_path("kubelet")?,
-            &self.name,
-            &format!("{},{}", self.host.v4(), self.host.v6()),
-            &self.file("kubelet.json"),
-            &kubeconfig,
-        );
-        for (label, value) in &self.options.labels {
-            kubelet.arg(format!("--node-labels={label}={value}"));
-        }
-        let kubelet = Daemon::spawn("kubelet", &mut kubelet, &self.dir)?;
-        let mut proxy = machine.command(plane.tool_path("kube-proxy")?);
-        proxy.arg(format!(
-            "--config={}",
-            self.file("kube-proxy.json").display()
-        ));
-        let kube_proxy = Daemon::spawn("kube-proxy", &mut proxy, &self.dir)?;
-        Ok(Running {
-            kube_router: None,
-            kube_proxy,
-            kubelet,
-            containerd,
-            machine,
-        })
-    }
-
     async fn import(&self, image: &Image) -> anyhow::Result<()> {
         let mut command = self.command("ctr")?;
         command.args(images::import(&image.archive));
         process::run(command, "", PATIENCE).await?.success()?;
         Ok(())
     }
-
-    /// Until the kubelet has said Ready in this start, with the pods' network known to all.
-    async fn wait_ready(&mut self) -> anyhow::Result<()> {
-        let nodes: Api<NodeResource> = Api::all(self.cluster.plane.admin());
-        let name = self.name.clone();
-        let since = jiff::Timestamp::now();
-        let registered = eventually("the node to register", PATIENCE, || async {
-            Ok(nodes.get_opt(&name).await?)
-        });
-        let registered = registered.await;
-        self.check()?;
-        let known = registered?.spec.and_then(|spec| spec.pod_cidr).is_some();
-        if !known {
-            let networks = [self.pods.v4(), self.pods.v6()];
-            let patch = json!({"spec": {"podCIDR": networks[0], "podCIDRs": networks}});
-            let params = PatchParams::default();
-            nodes.patch(&name, &params, &Patch::Merge(patch)).await?;
-        }
-        if self.options.network_policies {
-            self.start_kube_router()?;
-        }
-        let ready = eventually("the node to be Ready", PATIENCE, || async {
-            let node = nodes.get(&name).await?;
-            Ok(is_ready(&node, since).then_some(()))
-        });
-        let ready = ready.await;
-        self.check()?;
-        ready.map_err(|error| error.context(self.log_tails()))
-    }
-
-    fn start_kube_router(&mut self) -> anyhow::Result<()> {
-        let kubeconfig = self.kubeconfig("kube-router", "kube-router", &["system:masters"])?;
-        let program = self.cluster.plane.tool_path("kube-router")?;
-        let running = self.running.as_mut().context("the node is off")?;
-        let mut command =
-            components::kube_router(&running.machine, &program, &self.name, &kubeconfig);
-        running.kube_router = Some(Daemon::spawn("kube-router", &mut command, &self.dir)?);
-        Ok(())
-    }
-
-    fn log_tails(&self) -> String {
-        let Some(running) = &self.running else {
-            return "the node is off".to_owned();
-        };
-        let parts = [&running.containerd, &running.kubelet, &running.kube_proxy];
-        parts.map(Daemon::log_tail).join("\n")
-    }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         self.running = None;
+        self.cluster.leave(&self.host);
         // What can't be removed yet goes when the run ends.
         let _ = self.cgroup.remove();
     }
-}
-
-/// Whether the kubelet has said so since then.
-fn is_ready(node: &NodeResource, since: jiff::Timestamp) -> bool {
-    let conditions = node
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|condition| {
-        let heard = condition.last_heartbeat_time.as_ref().map(|time| time.0);
-        // Times of conditions are whole seconds.
-        let recent = heard.is_some_and(|heard| heard.as_second() >= since.as_second());
-        condition.type_ == "Ready" && condition.status == "True" && recent
-    })
 }

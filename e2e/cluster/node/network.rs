@@ -44,30 +44,24 @@ impl PodNetwork {
 
     /// Lets a host find these pods.
     pub async fn route_from(&self, host: &Host) -> anyhow::Result<()> {
-        let input = self.routes("replace");
-        let ip = host.run("ip", &["-batch", "-"], &input).await?;
+        let ip = host.run("ip", &["-batch", "-"], &self.routes()).await?;
         ip.success().map(drop)
     }
 
     /// The same for the sandbox's own namespace, where the API server is.
     pub async fn route_from_here(&self) -> anyhow::Result<()> {
-        self.here(self.routes("replace")).await
-    }
-
-    pub async fn unroute_here(&self) -> anyhow::Result<()> {
-        self.here(self.routes("del")).await
-    }
-
-    async fn here(&self, input: String) -> anyhow::Result<()> {
         let mut ip = std::process::Command::new("ip");
         ip.args(["-batch", "-"]);
         let limit = std::time::Duration::from_secs(10);
-        process::run(ip, &input, limit).await?.success().map(drop)
+        process::run(ip, &self.routes(), limit)
+            .await?
+            .success()
+            .map(drop)
     }
 
-    fn routes(&self, verb: &str) -> String {
+    fn routes(&self) -> String {
         format!(
-            "route {verb} {} via {}\nroute {verb} {} via {}\n",
+            "route replace {} via {}\nroute replace {} via {}\n",
             self.v4(),
             self.node4,
             self.v6(),

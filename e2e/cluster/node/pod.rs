@@ -4,20 +4,33 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
-use super::Node;
+use super::{Node, PATIENCE, SHELL};
+use crate::harness::eventually;
 use crate::lab::Host;
 
 pub struct Pod {
     /// It keeps the namespace when the pod goes, but no longer its network.
     pub host: Host,
-    pub namespace: String,
     pub name: String,
 }
 
 impl Pod {
+    /// Waits until it is Ready and has the addresses that its status says: after a reboot of the node the
+    /// status is that of its last life for a while.
     pub(super) async fn find(node: &Node, namespace: &str, name: &str) -> anyhow::Result<Self> {
+        let what = format!("pod {namespace}/{name} to run on {}", node.name());
+        eventually(&what, PATIENCE, || async {
+            let pod = Self::as_told(node, namespace, name).await?;
+            let addresses = pod.host.run("ip", &["-o", "-4", "addr"], "").await?;
+            let wanted = format!("inet {}/", pod.host.v4());
+            Ok(addresses.success()?.contains(&wanted).then_some(pod))
+        })
+        .await
+    }
+
+    async fn as_told(node: &Node, namespace: &str, name: &str) -> anyhow::Result<Self> {
         let pod = node.cluster().wait_pod(namespace, name).await?;
         let uid = pod.metadata.uid.context("a pod has a uid")?;
         let status = pod.status.context("a pod that is Ready has a status")?;
@@ -31,10 +44,27 @@ impl Pod {
         let file = network_namespace(node, &uid).await?;
         Ok(Self {
             host: Host::foreign(name, &file, v4, v6)?,
-            namespace: namespace.to_owned(),
             name: name.to_owned(),
         })
     }
+}
+
+/// A pod on the node with these labels, in which a shell waits.
+pub(super) fn shell(node: &str, namespace: &str, name: &str, labels: &[(&str, &str)]) -> Value {
+    let labels: Map<String, Value> = labels
+        .iter()
+        .map(|&(label, value)| (label.to_owned(), value.into()))
+        .collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": node},
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "shell", "image": SHELL, "imagePullPolicy": "Never"}],
+        },
+    })
 }
 
 /// The file of the pod's network namespace, by its sandbox in containerd.
