@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
+use crate::cluster::toolset::Toolset;
 use crate::sandbox;
 
 /// Programs of packages, and which.
@@ -30,6 +31,10 @@ pub fn can_run_a_node() -> anyhow::Result<()> {
         find(program).with_context(|| format!("needs {program} (package {package})"))?;
     }
     cni_plugins()?;
+    // Outside the sandbox, where tests are only listed, nobody has looked for it yet.
+    if let Ok(tools) = Toolset::from_env() {
+        tools.command("kube-router").context("needs kube-router")?;
+    }
     ensure!(
         Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists(),
         "needs the kernel's module br_netfilter"
