@@ -6,6 +6,7 @@ mod audit_log;
 mod bounds;
 mod chart;
 mod control_plane;
+mod documents;
 mod lab;
 mod mcp;
 mod node;
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Trial> {
         bounds::all(),
         chart::all(),
         control_plane::all(),
+        documents::all(),
         lab::all(),
         mcp::all(),
         node::all(),
