@@ -23,7 +23,10 @@ async fn threat_model() -> anyhow::Result<()> {
     ensure!(named.len() > 20, "the page names {} tests", named.len());
     let tests = super::all();
     let names: BTreeSet<&str> = tests.iter().map(Trial::name).collect();
-    let unknown: Vec<&&str> = named.iter().filter(|name| !names.contains(**name)).collect();
+    let unknown: Vec<&&str> = named
+        .iter()
+        .filter(|name| !names.contains(**name))
+        .collect();
     ensure!(unknown.is_empty(), "there are no tests {unknown:#?}");
     Ok(())
 }

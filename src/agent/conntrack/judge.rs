@@ -116,8 +116,10 @@ impl Containment {
         if self.is_local(opener.ip) && self.is_local(responder.ip) {
             return true;
         }
-        let operator = SocketAddr::new(responder.ip, responder.port);
-        if flow.is_tcp() && self.is_local(opener.ip) && self.operator.contains(&operator) {
+        let mut called = [responder, flow.asked].into_iter();
+        let is_operator =
+            |end: Endpoint| self.operator.contains(&SocketAddr::new(end.ip, end.port));
+        if flow.is_tcp() && self.is_local(opener.ip) && called.any(is_operator) {
             return true;
         }
         if self.quarantined.contains(&opener.ip) || self.quarantined.contains(&responder.ip) {
@@ -259,6 +261,23 @@ mod tests {
         ] {
             assert!(!isolated.passes(&cut), "{cut:?}");
         }
+    }
+
+    #[test]
+    fn an_isolated_host_keeps_the_operator_behind_an_address_that_it_translates() {
+        let isolated = containment(json!({"isolation": {}}));
+        let translated = |asked: &str| {
+            let asked: SocketAddr = asked.parse().expect("address and port");
+            Flow {
+                asked: Endpoint {
+                    ip: asked.ip(),
+                    port: asked.port(),
+                },
+                ..flow(TCP, "10.0.0.5:5000", "10.1.0.9:8443")
+            }
+        };
+        assert!(isolated.passes(&translated("10.0.0.1:8443")));
+        assert!(!isolated.passes(&translated("10.0.0.2:8443")));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The few statements that the agent's rules are made of. Only expressions that nft prints back as they
 //! were given, in numbers, are used here.
 
+use std::net::{IpAddr, SocketAddr};
+
 use ipnet::IpNet;
 use nftables::expr::{
-    CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range, SetItem,
+    CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range, SetItem,
 };
 use nftables::stmt::{Counter, JumpTarget, Match, Operator, Statement, VerdictMap};
 
@@ -69,6 +71,28 @@ fn ct(key: &'static str) -> NamedExpression<'static> {
         family: None,
         dir: None,
     })
+}
+
+fn asked(key: String) -> NamedExpression<'static> {
+    NamedExpression::CT(CT {
+        key: key.into(),
+        family: None,
+        dir: Some(CTDir::Original),
+    })
+}
+
+/// That the connection was opened to this address and TCP port, whatever NAT made of them since.
+pub fn asked_for(asked_for: SocketAddr) -> [Stmt; 3] {
+    let address = match asked_for.ip() {
+        IpAddr::V4(_) => "ip daddr",
+        IpAddr::V6(_) => "ip6 daddr",
+    };
+    let ip = Expression::String(asked_for.ip().to_string().into());
+    [
+        layer4(&[TCP]),
+        equals(asked(address.to_owned()), ip),
+        equals(asked("proto-dst".to_owned()), number(asked_for.port())),
+    ]
 }
 
 fn number(n: impl Into<u32>) -> Expr {

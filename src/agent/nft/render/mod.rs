@@ -168,7 +168,9 @@ impl Rendered {
         );
     }
 
-    /// Out by the owner of the socket; in by what connection tracking saw going out.
+    /// Out by the owner of the socket; in by what connection tracking saw going out. Where this host itself
+    /// translates the operator's address, as a node does with a Service's, packets show another one here, and
+    /// the connection knows which was asked for.
     fn accept_operator(&mut self, state: &DeviceState, situation: &Situation) {
         for operator in state.operator.union(&situation.pinned) {
             let network = operator.ip().into();
@@ -191,6 +193,20 @@ impl Rendered {
                     expr::accept(),
                 ],
             );
+            self.accept_translated(*operator, situation.uid);
+        }
+    }
+
+    fn accept_translated(&mut self, operator: SocketAddr, uid: u32) {
+        for (hook, owner, side) in [
+            (HookPoint::Output, Some(uid), ConnectionSide::Original),
+            (HookPoint::Input, None, ConnectionSide::Reply),
+        ] {
+            let mut statements: Statements = owner.map(expr::socket_owner).into_iter().collect();
+            statements.extend(expr::asked_for(operator));
+            statements.push(expr::connection_side(side));
+            statements.push(expr::accept());
+            self.add(hook, statements);
         }
     }
 
