@@ -13,6 +13,7 @@ mod cluster;
 mod demo;
 mod fleet;
 mod harness;
+mod installed;
 mod interop;
 mod lab;
 mod process;

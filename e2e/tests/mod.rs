@@ -16,6 +16,7 @@ mod process;
 mod refusals;
 mod toolset;
 mod whole_path;
+mod workloads;
 
 use libtest_mimic::Trial;
 
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Trial> {
         refusals::all(),
         toolset::all(),
         whole_path::all(),
+        workloads::all(),
     ]
     .into_iter()
     .flatten()

@@ -34,7 +34,11 @@ impl NodeCluster {
         let plane = ControlPlane::start(Options {
             address: lab.gateway4().into(),
             nodes: true,
-            api_server: vec![format!("--service-cluster-ip-range={SERVICES}")],
+            api_server: vec![
+                format!("--service-cluster-ip-range={SERVICES}"),
+                // It runs on no node, where a Service's address would lead somewhere.
+                "--enable-aggregator-routing=true".to_owned(),
+            ],
         })
         .await?;
         let user = "system:kube-scheduler";

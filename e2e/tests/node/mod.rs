@@ -14,10 +14,15 @@ use crate::cluster::node::{Node, NodeCluster, NodeOptions, can_run_a_node};
 
 pub fn all() -> Vec<Trial> {
     let trials = [node_life::all(), node_pods::all(), node_policies::all()];
-    let trials = trials.into_iter().flatten();
+    unless_impossible(trials.into_iter().flatten().collect())
+}
+
+/// The trials, marked as skipped with the reason where no node can run.
+pub fn unless_impossible(trials: Vec<Trial>) -> Vec<Trial> {
     match can_run_a_node() {
-        Ok(()) => trials.collect(),
+        Ok(()) => trials,
         Err(why) => trials
+            .into_iter()
             .map(|trial| {
                 let kind = format!("skipped: {why:#}");
                 trial.with_kind(kind).with_ignored_flag(true)
