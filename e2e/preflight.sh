@@ -35,6 +35,7 @@ if [ "$(id -u)" = 0 ]; then
   have ipset    || node_packages+=(ipset)
   have busybox  || node_packages+=(busybox-static)
   have strip    || node_packages+=(binutils)
+  [ -f /etc/ssl/certs/ca-certificates.crt ] || node_packages+=(ca-certificates)
   [ -x /usr/lib/cni/bridge ] || [ -x /opt/cni/bin/bridge ] || node_packages+=(containernetworking-plugins)
 fi
 

@@ -29,10 +29,25 @@ impl Cgroup {
         format!("/{}", self.0)
     }
 
+    /// Fails where control groups can't be made.
+    pub fn probe() -> anyhow::Result<()> {
+        let probe = Self(format!("seawall-e2e-probe-{}", std::process::id()));
+        let made = probe.make();
+        probe.remove()?;
+        made
+    }
+
     pub fn make(&self) -> anyhow::Result<()> {
         for hierarchy in hierarchies() {
             let dir = hierarchy.join(&self.0);
-            fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+            let failed = || format!("making the control group {}", dir.display());
+            fs::create_dir_all(&dir).with_context(failed)?;
+            let relative = Path::new(&self.0).ancestors().skip(1);
+            let mut parents: Vec<_> = relative.map(|path| hierarchy.join(path)).collect();
+            parents.reverse();
+            for parent in parents {
+                hand_down_controllers(&parent).with_context(failed)?;
+            }
         }
         Ok(())
     }
@@ -62,6 +77,24 @@ fn hierarchies() -> Vec<PathBuf> {
     // Several controllers of one hierarchy have links to it.
     dirs.filter(|dir| is_hierarchy(dir) && !dir.is_symlink())
         .collect()
+}
+
+/// With version 2, groups have the controllers that their parent hands down.
+fn hand_down_controllers(parent: &Path) -> io::Result<()> {
+    let Ok(controllers) = fs::read_to_string(parent.join("cgroup.controllers")) else {
+        return Ok(());
+    };
+    let file = parent.join("cgroup.subtree_control");
+    let handed_down = fs::read_to_string(&file)?;
+    let missing: Vec<String> = controllers
+        .split_whitespace()
+        .filter(|name| handed_down.split_whitespace().all(|other| other != *name))
+        .map(|name| format!("+{name}"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    fs::write(file, missing.join(" "))
 }
 
 /// Its folders can be removed, the files in them can't and needn't.

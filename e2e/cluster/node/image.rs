@@ -20,6 +20,8 @@ pub struct Recipe<'a> {
     pub name: &'a str,
     /// Programs of this machine, each with its path in the image.
     pub programs: &'a [(PathBuf, &'a str)],
+    /// Other files of this machine, each at its own path.
+    pub files: &'a [&'a str],
     /// Links in the image: path and what it points to.
     pub links: &'a [(&'a str, &'a str)],
     pub entrypoint: &'a [&'a str],
@@ -40,6 +42,10 @@ impl Recipe<'_> {
                 let path = library.to_str().context("a library's path is a string")?;
                 add(&library, path, &root)?;
             }
+        }
+        for file in self.files {
+            let target = inside(&root, file)?;
+            fs::copy(file, target).with_context(|| format!("copying {file}"))?;
         }
         for (path, target) in self.links {
             let path = inside(&root, path)?;

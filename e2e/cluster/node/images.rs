@@ -7,12 +7,13 @@ use tokio::sync::OnceCell;
 
 use super::components::PAUSE;
 use super::image::{Image, Recipe};
-use super::needs::find;
+use super::needs::{AUTHORITIES, find};
 use crate::run;
 
 /// A shell with the small programs of busybox. It waits when it is told nothing.
 pub const SHELL: &str = "localhost/shell:test";
-/// Seawall as it is released: one program, and nft for the agent.
+/// Seawall as it is released: one program, nft for the agent, and the authorities that the world trusts,
+/// without which no HTTP client can be made.
 pub const SEAWALL: &str = "localhost/seawall:test";
 
 const APPLETS: [&str; 12] = [
@@ -39,6 +40,7 @@ pub async fn seawall() -> anyhow::Result<&'static Image> {
                         (seawall, "/usr/local/bin/seawall"),
                         (program("nft")?, "/usr/sbin/nft"),
                     ],
+                    files: &[AUTHORITIES],
                     links: &[],
                     entrypoint: &["/usr/local/bin/seawall"],
                     user: "65532:65532",
@@ -53,6 +55,7 @@ fn pause() -> anyhow::Result<Image> {
     let recipe = Recipe {
         name: PAUSE,
         programs: &[(program("busybox")?, "/bin/busybox")],
+        files: &[],
         links: &[],
         entrypoint: &["/bin/busybox", "sleep", "infinity"],
         user: "65535:65535",
@@ -69,6 +72,7 @@ fn shell() -> anyhow::Result<Image> {
     let recipe = Recipe {
         name: SHELL,
         programs: &[(program("busybox")?, "/bin/busybox")],
+        files: &[],
         links: &links,
         // The shell passes nothing on, but ends when it is asked to.
         entrypoint: &["/bin/sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"],

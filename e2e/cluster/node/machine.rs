@@ -1,5 +1,4 @@
-//! What stands for a node's machine: network, mount and process namespaces of its own, with a disk in
-//! memory.
+//! What stands for a node's machine: network, mount and process namespaces of its own.
 //!
 //! When its first process ends, the kernel ends all that runs in it, containers too, and with the last of
 //! them go the mounts. What is left is its control groups, which are removed by name.
@@ -13,12 +12,17 @@ use anyhow::{Context, ensure};
 use nix::errno::Errno;
 use nix::sys::wait::waitpid;
 
+use super::disk::Disk;
 use crate::lab::Host;
 use crate::process::Daemon;
 use crate::sandbox::{self, prepare};
 
-/// The node's disk.
+/// Where the node's disk is on it. What is written to /var is there too; all else of /run is new at each
+/// start.
 pub const DISK: &str = "/run/node";
+
+/// Tells the first process which disk is the node's.
+const WHICH_DISK: &str = "SEAWALL_E2E_DISK";
 
 /// Settings of the whole machine that a kubelet insists on. It finds them set in files that are mounted
 /// over the real ones, which stay what they are.
@@ -34,7 +38,7 @@ const KERNEL_SETTINGS: [(&str, &str); 6] = [
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where the first process says that the machine is up.
-const UP: &str = "/run/node/up";
+const UP: &str = "/run/up";
 
 pub struct Machine {
     first: Daemon,
@@ -43,13 +47,14 @@ pub struct Machine {
 
 impl Machine {
     /// Starts one in the host's network namespace. Logs go to `dir`.
-    pub async fn start(network: &Host, dir: &Path) -> anyhow::Result<Self> {
+    pub async fn start(network: &Host, disk: &Disk, dir: &Path) -> anyhow::Result<Self> {
         let mut command = network.command("unshare");
         command
             .args(["--mount", "--propagation", "private", "--pid", "--fork"])
             .args(["--kill-child", "--mount-proc", "--"])
             .arg(std::env::current_exe()?)
-            .env(sandbox::STAGE, sandbox::NODE);
+            .env(sandbox::STAGE, sandbox::NODE)
+            .env(WHICH_DISK, disk.path());
         let mut this = Self {
             first: Daemon::spawn("machine", &mut command, dir)?,
             network: network.clone(),
@@ -98,15 +103,17 @@ impl Machine {
     }
 }
 
-/// The machine's first process: makes the disk and reaps. It is ended by a signal.
+/// The machine's first process: mounts the disk and reaps. It is ended by a signal.
 pub fn init() -> anyhow::Result<ExitCode> {
+    let disk = std::env::var(WHICH_DISK).context("only for a node's first process")?;
     prepare("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])?;
     fs::create_dir(DISK)?;
+    prepare("mount", &["--bind", &disk, DISK])?;
     write_over_var()?;
     for (name, value) in KERNEL_SETTINGS {
         let real = Path::new("/proc/sys").join(name);
         if real.exists() {
-            let file = format!("{DISK}/{}", name.replace('/', "."));
+            let file = format!("/run/{}", name.replace('/', "."));
             fs::write(&file, value)?;
             let real = real.to_str().context("it is ASCII")?;
             prepare("mount", &["--bind", &file, real])?;

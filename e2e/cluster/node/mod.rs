@@ -5,6 +5,7 @@
 mod cgroup;
 mod cluster;
 mod components;
+mod disk;
 mod image;
 mod images;
 mod machine;
@@ -26,10 +27,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use serde_json::json;
 
 use crate::lab::Host;
 use crate::process::{self, Daemon, Outcome};
 use crate::run;
+use disk::Disk;
 use image::Image;
 use network::PodNetwork;
 use start::Running;
@@ -63,9 +66,10 @@ pub struct Node {
     /// Its network, which stays while it is off.
     host: Host,
     pods: PodNetwork,
+    /// Which stays too.
+    disk: Disk,
     dir: PathBuf,
     cgroup: Cgroup,
-    images: Vec<Image>,
     /// How long each part of the last start took.
     phases: Vec<(&'static str, Duration)>,
     cluster: Arc<NodeCluster>,
@@ -86,9 +90,9 @@ impl Node {
         let mut node = Self {
             running: None,
             pods: PodNetwork::next(&host)?,
+            disk: Disk::make(dir.join("disk"))?,
             cgroup: Cgroup::of_run(run).child(&leaf.to_string_lossy()),
             name: name.to_owned(),
-            images: images::basic().await?.to_vec(),
             phases: Vec::new(),
             cluster: cluster.clone(),
             options,
@@ -97,7 +101,7 @@ impl Node {
         };
         node.write_files()?;
         cluster.join(&node.host, &node.pods).await?;
-        node.power_on().await?;
+        node.power_on(images::basic().await?).await?;
         Ok(node)
     }
 
@@ -132,11 +136,32 @@ impl Node {
         words.collect::<Vec<_>>().join(", ")
     }
 
-    /// Puts an image on the node, now and after each reboot.
-    pub async fn load(&mut self, image: &Image) -> anyhow::Result<()> {
-        self.import(image).await?;
-        self.images.push(image.clone());
+    /// Puts an image on the node.
+    pub async fn load(&self, image: &Image) -> anyhow::Result<()> {
+        let mut command = self.command("ctr")?;
+        command.args(images::import(&image.archive));
+        process::run(command, "", PATIENCE).await?.success()?;
         Ok(())
+    }
+
+    /// A volume on the node's disk, for the next claim of as much.
+    pub async fn volume(&self, name: &str, size: &str) -> anyhow::Result<()> {
+        let path = format!("{}/volumes/{name}", machine::DISK);
+        self.run("mkdir", &["-p", &path]).await?.success()?;
+        let volume = json!({
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": {
+                "capacity": {"storage": size},
+                "accessModes": ["ReadWriteOnce"],
+                "local": {"path": path},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                    {"key": "kubernetes.io/hostname", "operator": "In", "values": [self.name]},
+                ]}]}},
+            },
+        });
+        self.cluster.apply(&volume).await.map(drop)
     }
 
     /// A command that runs on the node, in all of its namespaces.
@@ -168,13 +193,13 @@ impl Node {
         self.cgroup.remove().context("the node's control groups")
     }
 
-    /// Ends all that runs on it, forgets all that the kernel held for it (addresses apart), and starts it
-    /// again. Waits until it is Ready.
+    /// Ends all that runs on it, forgets all that the kernel held for it (addresses apart) and what was in
+    /// /run, and starts it again with its disk. Waits until it is Ready.
     pub async fn reboot(&mut self) -> anyhow::Result<()> {
         self.stop().await?;
         self.host.renew()?;
         self.cluster.rejoin(&self.host).await?;
-        self.power_on().await
+        self.power_on(&[]).await
     }
 
     /// Ends what enforces NetworkPolicies on it, and takes away what that left in the kernel.
@@ -219,13 +244,6 @@ impl Node {
 
     fn running(&self) -> anyhow::Result<&Running> {
         self.running.as_ref().context("the node is off")
-    }
-
-    async fn import(&self, image: &Image) -> anyhow::Result<()> {
-        let mut command = self.command("ctr")?;
-        command.args(images::import(&image.archive));
-        process::run(command, "", PATIENCE).await?.success()?;
-        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
+use super::Cgroup;
 use crate::cluster::toolset::Toolset;
 use crate::sandbox;
 
@@ -18,6 +19,9 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("setpriv", "util-linux"),
     ("strip", "binutils"),
 ];
+
+/// Certificates, which the product's image has as the released one does.
+pub const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 const PLUGINS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
@@ -35,6 +39,15 @@ pub fn can_run_a_node() -> anyhow::Result<()> {
     if let Ok(tools) = Toolset::from_env() {
         tools.command("kube-router").context("needs kube-router")?;
     }
+    ensure!(
+        Path::new(AUTHORITIES).exists(),
+        "needs {AUTHORITIES} (package ca-certificates)"
+    );
+    Cgroup::probe()?;
+    ensure!(
+        Path::new("/dev/kmsg").exists(),
+        "needs /dev/kmsg, which a kubelet reads"
+    );
     ensure!(
         Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists(),
         "needs the kernel's module br_netfilter"

@@ -10,6 +10,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
+use super::image::Image;
 use super::machine::Machine;
 use super::{Node, PATIENCE, components, needs, network};
 use crate::harness::eventually;
@@ -66,12 +67,12 @@ impl Node {
         plane.ground.kubeconfig(&plane.server, &name, user, groups)
     }
 
-    pub(super) async fn power_on(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn power_on(&mut self, images: &[Image]) -> anyhow::Result<()> {
         let began = Instant::now();
         self.phases.clear();
         network::forward(&self.host, self.options.bridge_netfilter).await?;
         self.cgroup.make()?;
-        let machine = Machine::start(&self.host, &self.dir).await?;
+        let machine = Machine::start(&self.host, &self.disk, &self.dir).await?;
         self.phases.push(("machine", began.elapsed()));
         let mut command = machine.command("containerd");
         command.arg("--config").arg(self.file("containerd.toml"));
@@ -86,8 +87,8 @@ impl Node {
         }
         self.phases.push(("containerd", began.elapsed()));
         self.running = Some(self.start_parts(machine, containerd)?);
-        for image in &self.images {
-            self.import(image).await?;
+        for image in images {
+            self.load(image).await?;
         }
         self.phases.push(("images", began.elapsed()));
         self.wait_ready().await?;

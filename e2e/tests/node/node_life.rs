@@ -43,12 +43,16 @@ async fn reboot() -> anyhow::Result<()> {
     let tables = node.host().run("nft", &["list", "tables"], "").await?;
     assert!(tables.success()?.contains("table inet cut"));
     drop(before);
+    let folder = "/var/lib/kept";
+    node.run("mkdir", &[folder]).await?.success()?;
 
     node.reboot().await?;
     eprintln!("after a reboot: {}", node.phases());
     let after = node.pod("reboot", "stays").await?;
     let tables = node.host().run("nft", &["list", "tables"], "").await?;
     assert!(!tables.success()?.contains("table inet cut"));
+    node.run("ls", &[folder]).await?.success()?;
+    assert!(!Path::new(folder).exists(), "it is on the node's disk");
     let said = cluster.exec("reboot", "stays", &["echo", "back"]).await?;
     assert_eq!(said.trim(), "back");
     let beside = cluster.host("after").await?;
@@ -59,7 +63,7 @@ async fn reboot() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every process that is in the mount namespace.
+/// How many processes are in the mount namespace.
 fn processes_in(namespace: &Path) -> anyhow::Result<usize> {
     let mut count = 0;
     for entry in fs::read_dir("/proc")? {
@@ -83,19 +87,24 @@ fn processes_about(word: &str) -> anyhow::Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-fn mounts() -> anyhow::Result<BTreeSet<String>> {
-    // What identifies a mount comes first and differs for each, the mount point among it.
+/// The sandbox's mounts, but for those that other tests make and end meanwhile: namespaces of hosts, and
+/// disks of nodes that are not in the folder.
+fn mounts(folder: &str) -> anyhow::Result<BTreeSet<String>> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    // Other tests hold namespaces of their hosts there.
-    let lines = mounts.lines().filter(|line| !line.contains("/run/netns/"));
+    let others = |line: &&str| {
+        line.contains("/run/netns/") || line.contains("/node-") && !line.contains(folder)
+    };
+    let lines = mounts.lines().filter(|line| !others(line));
     Ok(lines.map(str::to_owned).collect())
 }
 
 async fn leaves_nothing() -> anyhow::Result<()> {
     let cluster = two().await?.plain.cluster();
     cluster.namespace("leaves").await?;
-    let mounts_before = mounts()?;
     let mut node = Node::start(cluster, "leaves", NodeOptions::default()).await?;
+    let folder = node.dir().display().to_string();
+    let disks = mounts(&folder)?.len() - mounts("of no node")?.len();
+    assert_eq!(disks, 1);
     drop(node.run_pod("leaves", "pod", &[]).await?);
 
     let said = node
@@ -110,7 +119,6 @@ async fn leaves_nothing() -> anyhow::Result<()> {
     );
     // The first process, containerd, its shim, kubelet, kube-proxy, kube-router.
     assert!(processes_in(&namespace)? >= 6);
-    let folder = node.dir().display().to_string();
     assert!(processes_about(&folder)?.len() >= 4);
     assert!(node.cgroup().exists());
     let named = format!(
@@ -123,8 +131,8 @@ async fn leaves_nothing() -> anyhow::Result<()> {
     assert_eq!(processes_in(&namespace)?, 0);
     assert_eq!(processes_about(&folder)?, BTreeSet::new());
     assert!(!node.cgroup().exists());
-    assert_eq!(mounts()?, mounts_before);
     drop(node);
+    assert_eq!(mounts(&folder)?, mounts("of no node")?);
     assert!(!Path::new(&named).exists());
     Ok(())
 }

@@ -102,5 +102,10 @@ async fn no_more_without() -> anyhow::Result<()> {
     cluster.apply(&deny("without")).await?;
     wait_gets_in(&near, &victim, false).await?;
     node.remove_kube_router().await?;
-    wait_gets_in(&near, &victim, true).await
+    wait_gets_in(&near, &victim, true).await?;
+    // Services are kube-proxy's, and stay.
+    let api_server: SocketAddr = "10.40.0.1:443".parse()?;
+    let connect = move || std::net::TcpStream::connect_timeout(&api_server, LIMIT);
+    near.host.inside(connect).await??;
+    Ok(())
 }
