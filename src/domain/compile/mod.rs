@@ -26,7 +26,7 @@ use super::enforcement::{DeviceState, Enforcement};
 use super::names::DeviceId;
 use super::verdict::{Acceptance, Reason, Verdicts};
 use super::world::World;
-use addresses::Addresses;
+pub(in crate::domain) use addresses::Addresses;
 pub use rules::ipv4_in_ipv6;
 pub use width::widest;
 
