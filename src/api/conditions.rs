@@ -12,6 +12,8 @@ pub const PROGRAMMED: &str = "Programmed";
 pub const ENFORCED: &str = "Enforced";
 /// Accepted and Programmed; what kstatus, Flux and Argo wait for.
 pub const READY: &str = "Ready";
+/// The kubelet restarts a container of an isolated pod, and what was in its memory goes.
+pub const EVIDENCE_AT_RISK: &str = "EvidenceAtRisk";
 /// This can never work as it is written.
 pub const STALLED: &str = "Stalled";
 

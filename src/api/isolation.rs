@@ -26,6 +26,11 @@ use super::selectors::pod_selector_schema;
     printcolumn(name = "Self", type_ = "string", json_path = ".status.self"),
     printcolumn(name = "Peers", type_ = "string", json_path = ".status.peers.summary"),
     printcolumn(
+        name = "Pods",
+        type_ = "string",
+        json_path = ".status.workloads.summary"
+    ),
+    printcolumn(
         name = "Reason",
         type_ = "string",
         json_path = ".spec.reason",
@@ -174,6 +179,20 @@ pub struct PeerCoverage {
     pub summary: String,
 }
 
+/// The pods of a workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadCoverage {
+    /// Pods with an address that the target chooses.
+    pub matched: i32,
+    /// Of these, those that are cut off: read back by the agent of their node.
+    pub programmed: i32,
+    /// Of these, those that nothing can cut off.
+    pub not_enforceable: i32,
+    /// `programmed/matched`, for `kubectl get`.
+    pub summary: String,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IsolationStatus {
@@ -192,6 +211,9 @@ pub struct IsolationStatus {
     pub self_state: Option<SelfState>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers: Option<PeerCoverage>,
+    /// Of a workload: its pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workloads: Option<WorkloadCoverage>,
     /// Open connections whose tracking entries were deleted, at the target and its peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_cut: Option<i32>,

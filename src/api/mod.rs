@@ -11,7 +11,9 @@ pub mod selectors;
 pub mod stamps;
 
 pub use api_key_scope::{Access, ApiKeyScope, ApiKeyScopeSpec, ApiKeyScopeStatus};
-pub use isolation::{Isolation, IsolationSpec, IsolationStatus, Phase, Probes, Target};
+pub use isolation::{
+    Isolation, IsolationSpec, IsolationStatus, Phase, Probes, Target, WorkloadTarget,
+};
 pub use network::{ManagementPath, PortRange, Protocol};
 pub use policy::{
     Action, Defaults, Direction, Mode, Peers, Policy, PolicyRule, PolicySpec, PolicyStatus,

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::enforcement::{DeviceState, Source};
 use super::names::{DeviceId, ObjectKey};
+use super::verdict::Ward;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Applied {
@@ -67,6 +68,24 @@ pub struct DeviceApplied {
     /// Packets that its rules met, to and from the wards of each group, since they were loaded.
     pub seen: BTreeMap<String, u64>,
     pub datapath: Datapath,
+}
+
+impl DeviceApplied {
+    /// Whether it enforces the resource for the ward, at the addresses that the ward has now.
+    pub fn covers(&self, pod: &ObjectKey, ward: &Ward, uid: &str, generation: i64) -> bool {
+        self.wards.get(&pod.to_string()).is_some_and(|applied| {
+            let mut sources = applied.sources.iter();
+            ward.addresses.is_subset(&applied.addresses)
+                && sources.any(|source| source.uid == uid && source.generation == generation)
+        })
+    }
+
+    /// Whether its rules met packets to or from the ward.
+    pub fn has_seen(&self, pod: &ObjectKey) -> bool {
+        let applied = self.wards.get(&pod.to_string());
+        let packets = applied.and_then(|applied| self.seen.get(&applied.group));
+        packets.is_some_and(|packets| *packets > 0)
+    }
 }
 
 /// A ward as its device enforces for it.

@@ -114,6 +114,12 @@ pub struct WardIsolation {
 }
 
 impl DeviceState {
+    /// Every resource that contributed, to what is in force for the device itself and for its wards.
+    pub fn every_source(&self) -> impl Iterator<Item = &Source> {
+        let of_wards = self.wards.values().flat_map(|group| &group.sources);
+        self.sources.iter().chain(of_wards)
+    }
+
     /// SHA-256 of the canonical JSON, in hex. The same state gives the same hash on every machine.
     pub fn hash(&self) -> String {
         let json = serde_json::to_vec(self).expect("a device state is always JSON");

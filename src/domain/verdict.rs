@@ -2,6 +2,7 @@
 //! needs. `status` joins a verdict with what was applied; nothing here knows what was.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::names::{DeviceId, ObjectKey};
 use crate::api::Access;
@@ -59,6 +60,24 @@ impl Reason {
     }
 }
 
+/// The pods that a resource is about, and who enforces for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Workloads {
+    pub wards: BTreeMap<ObjectKey, Ward>,
+    /// Pods for which no agent can enforce, each with why.
+    pub without_agent: BTreeMap<ObjectKey, String>,
+    /// Pods that have no address yet, and nothing to send or receive with.
+    pub without_address: BTreeSet<ObjectKey>,
+}
+
+/// A pod that an agent enforces for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ward {
+    /// The device that is its node.
+    pub device: DeviceId,
+    pub addresses: BTreeSet<IpAddr>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicyVerdict {
     pub uid: String,
@@ -68,6 +87,8 @@ pub struct PolicyVerdict {
     pub devices: BTreeSet<DeviceId>,
     /// Ids that it names and no enrolled device has. It is in force without them, and on them when they enrol.
     pub unknown: BTreeSet<String>,
+    /// The pods that it chooses.
+    pub workloads: Workloads,
     /// The NetworkPolicy that carries its portable part, if it has one.
     pub network_policy: Option<ObjectKey>,
     /// What can't be enforced, each with what stands in the way.
@@ -85,6 +106,12 @@ pub struct IsolationVerdict {
     pub target: String,
     /// The isolated device, once it is enrolled.
     pub device: Option<DeviceId>,
+    /// The isolated pods; none for what is no workload.
+    pub workloads: Option<Workloads>,
+    /// Of them, those whose container the kubelet starts anew when its probe is cut.
+    pub evidence_at_risk: BTreeSet<ObjectKey>,
+    /// Pods that the selector chooses and that are left alone, each with what it would cut.
+    pub spared: BTreeMap<ObjectKey, String>,
     /// Devices that drop its addresses.
     pub peers: BTreeSet<DeviceId>,
     /// Why nothing can enforce it, if nothing can.

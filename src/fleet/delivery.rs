@@ -124,10 +124,10 @@ impl Member {
             return;
         };
         let had = |source: &&Source| {
-            let before = before.as_ref().map(|before| &before.sources);
-            before.is_some_and(|before| before.contains(*source))
+            let before = before.as_ref();
+            before.is_some_and(|before| before.state.every_source().any(|had| had == *source))
         };
-        let isolations = state.sources.iter();
+        let isolations = state.state.every_source();
         let isolations = isolations.filter(|source| source.kind == SourceKind::Isolation);
         let news = isolations.filter(|source| !had(source));
         self.deliveries.add(Delivery {

@@ -53,8 +53,8 @@ impl Desired {
     }
 
     fn isolations(&self) -> BTreeSet<String> {
-        let isolations = self.state.sources.iter();
-        isolations
+        let sources = self.state.every_source();
+        sources
             .filter(|source| source.kind == SourceKind::Isolation)
             .map(|source| source.uid.clone())
             .collect()

@@ -114,11 +114,15 @@ impl Auditing {
         let Isolated {
             isolation,
             device,
+            pods,
             milliseconds,
             connections_cut,
         } = isolated;
-        let detail = json!({ "connectionsCut": connections_cut });
-        let body = enforcement("isolated", Some(&device), &isolation);
+        let mut detail = json!({ "connectionsCut": connections_cut });
+        if !pods.is_empty() {
+            detail["pods"] = pods.iter().map(ToString::to_string).collect();
+        }
+        let body = enforcement("isolated", device.as_ref(), &isolation);
         let body = with(body, Some(milliseconds), Some(detail));
         (isolation.key.namespace.clone(), author(&isolation), body)
     }

@@ -223,7 +223,11 @@ fn compiled_with(mut world: World, tenant: &str, preview: Preview) -> Previewed 
             world.isolations.insert(key.clone(), unwritten);
             let verdict = compile(&world, now).verdicts.isolations.remove(&key);
             let verdict = verdict.unwrap_or_default();
-            let devices = verdict.peers.len() + usize::from(verdict.device.is_some());
+            let pods = verdict
+                .workloads
+                .as_ref()
+                .map_or(0, |pods| pods.wards.len());
+            let devices = verdict.peers.len() + usize::from(verdict.device.is_some()) + pods;
             previewed(
                 &verdict.acceptance,
                 verdict.not_enforceable.as_deref(),
@@ -236,7 +240,8 @@ fn compiled_with(mut world: World, tenant: &str, preview: Preview) -> Previewed 
             let verdict = compile(&world, now).verdicts.policies.remove(&key);
             let verdict = verdict.unwrap_or_default();
             let obstacle = verdict.not_enforceable.first().map(String::as_str);
-            previewed(&verdict.acceptance, obstacle, verdict.devices.len())
+            let points = verdict.devices.len() + verdict.workloads.wards.len();
+            previewed(&verdict.acceptance, obstacle, points)
         }
     }
 }

@@ -16,7 +16,15 @@ pub fn of(fleet: &Fleet, view: &View, isolation: &ObjectKey, stands: &Standing) 
     let verdict = view.compiled.verdicts.isolations.get(isolation)?;
     let beside = view.isolations.get(isolation)?;
     let of = |device| fleet.delivery(device, &stands.uid, stands.generation);
-    let target = of(verdict.device.as_ref()?)?;
+    let device = verdict.device.as_ref();
+    let target = match &verdict.workloads {
+        // Of several nodes the last one: the pods are isolated when all are.
+        Some(pods) => {
+            let nodes = pods.wards.values().filter_map(|ward| of(&ward.device));
+            nodes.max_by_key(|delivery| delivery.acknowledged)?
+        }
+        None => of(device?)?,
+    };
     let peers = verdict.peers.iter().filter_map(of);
     let last = peers.map(|delivery| delivery.acknowledged).max();
     let now = Instant::now();

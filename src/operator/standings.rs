@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::applied::DeviceApplied;
+use crate::domain::enforcement::Source;
 use crate::domain::names::{DeviceId, ObjectKey};
-use crate::domain::verdict::{Acceptance, IsolationVerdict, PolicyVerdict};
+use crate::domain::verdict::{Acceptance, IsolationVerdict, PolicyVerdict, Workloads};
 use crate::domain::words::confirm_release;
 use crate::local::Kind;
 use crate::local::types::{SettledQuery, Standing};
@@ -56,11 +57,20 @@ impl Moment<'_> {
 
     fn isolation(&self, verdict: &IsolationVerdict) -> Assessed {
         let mut standing = self.points(&verdict.uid, verdict.generation, &verdict.peers);
+        let mut self_done = true;
+        if let Some(workloads) = &verdict.workloads {
+            let pods = self.pods(&verdict.uid, verdict.generation, workloads);
+            standing.self_programmed = Some(pods.programmed == pods.matched && pods.matched > 0);
+            standing.matched += pods.matched;
+            standing.programmed_points += pods.programmed;
+            standing.offline += pods.offline;
+            // A pod without an address is waited for: it is about to have one.
+            self_done = !pods.waited_for && workloads.without_address.is_empty();
+        }
         let (accepted, reason, message) = words(&verdict.acceptance);
         standing.accepted = accepted;
         standing.reason = reason;
         standing.message = message;
-        let mut self_done = true;
         if let Some(device) = &verdict.device {
             let programmed = self.has(device, &verdict.uid, verdict.generation);
             let connected = self.connected(device);
@@ -84,6 +94,11 @@ impl Moment<'_> {
 
     fn policy(&self, verdict: &PolicyVerdict) -> Assessed {
         let mut standing = self.points(&verdict.uid, verdict.generation, &verdict.devices);
+        let pods = self.pods(&verdict.uid, verdict.generation, &verdict.workloads);
+        standing.matched += pods.matched;
+        standing.programmed_points += pods.programmed;
+        standing.offline += pods.offline;
+        standing.programmed &= !pods.waited_for;
         let (accepted, reason, message) = words(&verdict.acceptance);
         standing.accepted = accepted;
         standing.reason = reason;
@@ -108,7 +123,7 @@ impl Moment<'_> {
         let having: BTreeSet<DeviceId> = self
             .applied
             .iter()
-            .filter(|(_, applied)| applied.sources.iter().any(|source| source.uid == query.uid))
+            .filter(|(_, applied)| enforces(applied, &query.uid))
             .map(|(device, _)| device.clone())
             .collect();
         had_it.extend(having.iter().cloned());
@@ -202,6 +217,23 @@ impl Moment<'_> {
         }
     }
 
+    /// The pods among the points.
+    fn pods(&self, uid: &str, generation: i64, workloads: &Workloads) -> Pods {
+        let mut pods = Pods {
+            matched: workloads.wards.len() + workloads.without_agent.len(),
+            ..Pods::default()
+        };
+        for (pod, ward) in &workloads.wards {
+            let device = self.applied.get(&ward.device);
+            let connected = device.is_some_and(|device| device.connected);
+            let covered = device.is_some_and(|it| it.covers(pod, ward, uid, generation));
+            pods.programmed += usize::from(covered);
+            pods.offline += usize::from(!connected);
+            pods.waited_for |= connected && !covered;
+        }
+        pods
+    }
+
     fn connected(&self, device: &DeviceId) -> bool {
         self.applied
             .get(device)
@@ -216,6 +248,21 @@ impl Moment<'_> {
                 .any(|source| source.uid == uid && source.generation == generation)
         })
     }
+}
+
+#[derive(Default)]
+struct Pods {
+    matched: usize,
+    programmed: usize,
+    offline: usize,
+    /// The agent of some pod's node is connected and has not read it back.
+    waited_for: bool,
+}
+
+/// Whether the device has the resource, for itself or for a ward.
+fn enforces(applied: &DeviceApplied, uid: &str) -> bool {
+    let has = |sources: &BTreeSet<Source>| sources.iter().any(|source| source.uid == uid);
+    has(&applied.sources) || applied.wards.values().any(|ward| has(&ward.sources))
 }
 
 fn words(acceptance: &Acceptance) -> (bool, String, String) {

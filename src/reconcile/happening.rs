@@ -19,7 +19,7 @@ pub enum What {
         epoch: u64,
     },
     LeadershipLost,
-    /// The isolated device itself read it back.
+    /// The isolated device itself read it back, or the agents of all the isolated pods' nodes.
     Isolated(Isolated),
     /// Every connected peer drops the device's addresses.
     PeersComplete {
@@ -51,7 +51,10 @@ pub enum What {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Isolated {
     pub isolation: Named,
-    pub device: DeviceId,
+    /// None for pods.
+    pub device: Option<DeviceId>,
+    /// The first of the isolated pods, as many as an entry names.
+    pub pods: Vec<ObjectKey>,
     /// From the watch event to the read-back.
     pub milliseconds: u64,
     pub connections_cut: u64,

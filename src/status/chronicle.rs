@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::api::IsolationStatus;
 use crate::domain::applied::Applied;
 use crate::domain::names::DeviceId;
-use crate::domain::verdict::{Acceptance, IsolationVerdict};
+use crate::domain::verdict::{Acceptance, IsolationVerdict, Workloads};
 use crate::fleet::{Delivery, Fleet};
 use crate::metrics::Metrics;
 use crate::reconcile::happening::{Happening, Isolated, Named, What};
@@ -17,6 +17,9 @@ use crate::reconcile::tracked::Beside;
 use crate::reconcile::view::View;
 
 use super::stages;
+
+/// An entry names no more pods than this.
+const MOST_PODS: usize = 100;
 
 #[derive(Default)]
 pub struct Chronicle {
@@ -47,7 +50,8 @@ impl Chronicle {
         for (key, verdict) in verdicts {
             let beside = view.isolations.get(key).filter(|b| b.uid == verdict.uid);
             let accepted = verdict.acceptance == Acceptance::Accepted;
-            let (true, Some(device), Some(beside)) = (accepted, &verdict.device, beside) else {
+            let target = Target::of(verdict);
+            let (true, Some(target), Some(beside)) = (accepted, target, beside) else {
                 continue;
             };
             let stands = Stands {
@@ -57,7 +61,7 @@ impl Chronicle {
                     generation: verdict.generation,
                     written_by: beside.written_by.clone(),
                 },
-                device,
+                target,
                 verdict,
                 since: beside.seen,
                 applied,
@@ -86,10 +90,34 @@ impl Seen {
     }
 }
 
-/// One Isolation that is accepted, of a device that is enrolled.
+/// What is cut off.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Device(&'a DeviceId),
+    Pods(&'a Workloads),
+}
+
+impl<'a> Target<'a> {
+    /// None while there is nothing to cut off, or nobody who could.
+    fn of(verdict: &'a IsolationVerdict) -> Option<Self> {
+        let pods = verdict.workloads.as_ref();
+        let pods = pods.filter(|pods| !pods.wards.is_empty()).map(Self::Pods);
+        verdict.device.as_ref().map(Self::Device).or(pods)
+    }
+
+    /// Whose agents cut it off.
+    fn points(self) -> BTreeSet<&'a DeviceId> {
+        match self {
+            Self::Device(device) => [device].into(),
+            Self::Pods(pods) => pods.wards.values().map(|ward| &ward.device).collect(),
+        }
+    }
+}
+
+/// One Isolation that is accepted, of what is known.
 struct Stands<'a> {
     isolation: Named,
-    device: &'a DeviceId,
+    target: Target<'a>,
     verdict: &'a IsolationVerdict,
     /// When the process saw it first.
     since: Timestamp,
@@ -100,24 +128,48 @@ struct Stands<'a> {
 
 impl Stands<'_> {
     fn itself(&self, seen: &mut Seen) -> Option<What> {
-        if seen.itself || !has(self.applied, self.device, self.verdict) {
+        if seen.itself || !self.target_has() {
             return None;
         }
         seen.itself = true;
-        let took = self.until([self.device]);
+        let points = self.target.points();
+        let took = self.until(points.iter().copied());
         self.metrics.isolation_seconds.observe(took.as_secs_f64());
-        if let Some(delivery) = self.delivery(self.device) {
-            stages::of_target(self.metrics, &delivery, self.since);
+        for device in points {
+            if let Some(delivery) = self.delivery(device) {
+                stages::of_target(self.metrics, &delivery, self.since);
+            }
         }
+        let (device, pods) = match self.target {
+            Target::Device(device) => (Some(device.clone()), Vec::new()),
+            Target::Pods(pods) => (None, pods.wards.keys().take(MOST_PODS).cloned().collect()),
+        };
         Some(What::Isolated(Isolated {
             isolation: self.isolation.clone(),
-            device: self.device.clone(),
+            device,
+            pods,
             milliseconds: milliseconds(took),
             connections_cut: cut(self.applied, self.verdict),
         }))
     }
 
+    fn target_has(&self) -> bool {
+        match self.target {
+            Target::Device(device) => has(self.applied, device, self.verdict),
+            Target::Pods(pods) => pods.wards.iter().all(|(pod, ward)| {
+                let device = self.applied.devices.get(&ward.device);
+                let IsolationVerdict {
+                    uid, generation, ..
+                } = self.verdict;
+                device.is_some_and(|device| device.covers(pod, ward, uid, *generation))
+            }),
+        }
+    }
+
     fn peers(&self, seen: &mut Seen) -> Option<What> {
+        let Target::Device(device) = self.target else {
+            return None;
+        };
         if seen.peers || !peers_have(self.applied, self.verdict) {
             return None;
         }
@@ -129,7 +181,7 @@ impl Stands<'_> {
         }
         Some(What::PeersComplete {
             isolation: self.isolation.clone(),
-            device: self.device.clone(),
+            device: device.clone(),
             peers: self.verdict.peers.len(),
             milliseconds: milliseconds(self.until(&self.verdict.peers)),
         })

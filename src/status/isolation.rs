@@ -1,15 +1,19 @@
 //! The status of an Isolation: the target itself, and the peers that drop it.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use super::conditions::{Finding, list, of_acceptance, ready};
+use super::wards::WardPoints;
+use super::workload::WorkloadFacts;
 use super::{Points, count, source};
-use crate::api::conditions::{ACCEPTED, ENFORCED, PROGRAMMED, READY, STALLED};
+use crate::api::conditions::{ACCEPTED, ENFORCED, EVIDENCE_AT_RISK, PROGRAMMED, READY, STALLED};
 use crate::api::isolation::{PeerCoverage, SelfState};
 use crate::api::{IsolationStatus, Phase};
 use crate::domain::applied::{Applied, DeviceApplied};
 use crate::domain::enforcement::SourceKind;
-use crate::domain::names::ObjectKey;
+use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::{Acceptance, IsolationVerdict, Reason};
 use crate::domain::words::{a_few, a_few_words};
 
@@ -27,6 +31,11 @@ pub fn isolation(
             read_back: Points::of([id], applied, &source).programmed.len() == 1,
             device: applied.devices.get(id),
         }),
+        pods: verdict.workloads.as_ref().map(|workloads| WorkloadFacts {
+            verdict,
+            workloads,
+            points: WardPoints::of(workloads, applied, &source),
+        }),
         peers: Points::of(&verdict.peers, applied, &source),
     };
     let (accepted, stalled) = of_acceptance(&verdict.acceptance);
@@ -39,18 +48,25 @@ pub fn isolation(
         (ENFORCED, facts.enforced()),
         (STALLED, facts.stalled(stalled)),
     ];
+    let at_risk = facts
+        .pods
+        .as_ref()
+        .and_then(WorkloadFacts::evidence_at_risk);
+    let at_risk = at_risk.map(|finding| (EVIDENCE_AT_RISK, finding));
+    let findings = findings.into_iter().chain(at_risk);
     let before = old.map_or(&[][..], |old| &old.conditions);
     IsolationStatus {
         observed_generation: Some(verdict.generation),
         conditions: list(findings, verdict.generation, before, now),
         phase: facts.phase(),
         target_summary: verdict.target.clone(),
-        self_state: facts.own.as_ref().map(Own::state),
+        self_state: facts.state(),
+        workloads: facts.pods.as_ref().map(WorkloadFacts::coverage),
         peers: facts.own.as_ref().map(|_| facts.coverage()),
         connections_cut: connections_cut(verdict, applied, old),
         isolated_at: old
             .and_then(|old| old.isolated_at)
-            .or_else(|| facts.own.as_ref()?.since(now)),
+            .or_else(|| facts.since(now)),
     }
 }
 
@@ -84,10 +100,26 @@ struct Facts<'a> {
     verdict: &'a IsolationVerdict,
     /// None for what is not a device that is enrolled.
     own: Option<Own<'a>>,
+    /// None for what is no workload.
+    pods: Option<WorkloadFacts<'a>>,
     peers: Points<'a>,
 }
 
 impl Facts<'_> {
+    fn state(&self) -> Option<SelfState> {
+        let of_pods = || self.pods.as_ref().map(WorkloadFacts::state);
+        self.own.as_ref().map(Own::state).or_else(of_pods)
+    }
+
+    /// When the target itself was cut off, if all of it is.
+    fn since(&self, now: Timestamp) -> Option<Timestamp> {
+        if let Some(own) = &self.own {
+            return own.since(now);
+        }
+        let pods = self.pods.as_ref()?;
+        (pods.phase() == Phase::Isolated).then_some(now)
+    }
+
     fn coverage(&self) -> PeerCoverage {
         let matched = self.verdict.peers.len();
         let programmed = count(&self.peers.programmed);
@@ -124,6 +156,9 @@ impl Facts<'_> {
     /// Every point that is connected has read it back; one that is off must not fail those who wait. But
     /// where no point at all has it, nothing is programmed.
     fn programmed(&self) -> Finding {
+        if let Some(pods) = self.accepted_pods() {
+            return pods.programmed();
+        }
         let Some(own) = &self.own else {
             return self.nothing();
         };
@@ -151,6 +186,9 @@ impl Facts<'_> {
     }
 
     fn enforced(&self) -> Finding {
+        if let Some(pods) = self.accepted_pods() {
+            return pods.enforced();
+        }
         let Some(own) = &self.own else {
             return self.nothing();
         };
@@ -183,6 +221,13 @@ impl Facts<'_> {
             return Finding::unknown("Offline", self.words(&format!("not connected: {offline}")));
         }
         Finding::yes("ReadBack", self.words(""))
+    }
+
+    /// Pods that the target chooses, some of which can be cut off.
+    fn accepted_pods(&self) -> Option<&WorkloadFacts<'_>> {
+        let accepted = self.verdict.acceptance == Acceptance::Accepted
+            && self.verdict.not_enforceable.is_none();
+        self.pods.as_ref().filter(|_| accepted)
     }
 
     fn nothing(&self) -> Finding {
@@ -218,6 +263,9 @@ impl Facts<'_> {
     }
 
     fn phase(&self) -> Phase {
+        if let Some(pods) = self.accepted_pods() {
+            return pods.phase();
+        }
         let Some(own) = &self.own else {
             return match &self.verdict.acceptance {
                 Acceptance::Refused { .. } => Phase::Refused,
@@ -243,8 +291,13 @@ fn connections_cut(
     applied: &Applied,
     old: Option<&IsolationStatus>,
 ) -> Option<i32> {
-    verdict.device.as_ref()?;
-    let devices = verdict.device.iter().chain(&verdict.peers);
+    let pods = verdict.workloads.as_ref();
+    if verdict.device.is_none() && pods.is_none() {
+        return None;
+    }
+    let nodes = pods.into_iter().flat_map(|pods| pods.wards.values());
+    let nodes: BTreeSet<&DeviceId> = nodes.map(|ward| &ward.device).collect();
+    let devices = verdict.device.iter().chain(&verdict.peers).chain(nodes);
     let cut: u64 = devices
         .filter_map(|id| applied.devices.get(id)?.connections_cut.get(&verdict.uid))
         .sum();

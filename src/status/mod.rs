@@ -12,6 +12,8 @@ mod scope;
 mod stages;
 mod task;
 mod wanted;
+mod wards;
+mod workload;
 mod writer;
 
 pub use isolation::isolation;

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 
 use super::conditions::{Finding, list, of_acceptance, ready, without_unknown};
-use super::{Points, count, source};
+use super::wards::WardPoints;
+use super::{Points, source};
 use crate::api::PolicyStatus;
 use crate::api::conditions::{ACCEPTED, ENFORCED, PROGRAMMED, READY, STALLED};
 use crate::api::policy::Coverage;
@@ -25,6 +26,7 @@ pub fn policy(
     let facts = Facts {
         verdict,
         points: Points::of(&verdict.devices, applied, &source),
+        pods: WardPoints::of(&verdict.workloads, applied, &source),
         stored: verdict.network_policy.as_ref().map(stored),
         obstacle: verdict
             .network_policy
@@ -61,6 +63,7 @@ pub fn policy(
 struct Facts<'a> {
     verdict: &'a PolicyVerdict,
     points: Points<'a>,
+    pods: WardPoints<'a>,
     /// Whether its NetworkPolicy is, if it has one.
     stored: Option<bool>,
     /// Why it is not.
@@ -68,18 +71,36 @@ struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// The workloads count as one enforcement point: the API server, or, for what it can't carry, nobody.
+    /// A pod without an agent counts as one that has it where the NetworkPolicy carries all of it. Where no
+    /// pod is known, the NetworkPolicy itself counts as one point.
     fn coverage(&self) -> Coverage {
         let lacking = !self.verdict.not_enforceable.is_empty();
-        let workloads = i32::from(self.stored.is_some() || lacking);
-        let matched = count(&self.points.all).saturating_add(workloads);
-        let stored = i32::from(self.stored == Some(true));
-        let programmed = count(&self.points.programmed).saturating_add(stored);
+        let stored = self.stored == Some(true);
+        let (pods, by_policy) = match self.pods.matched {
+            0 => (
+                usize::from(self.stored.is_some() || lacking),
+                usize::from(stored),
+            ),
+            pods if lacking => (pods, 0),
+            pods if stored => (pods, self.pods.without_agent),
+            pods => (pods, 0),
+        };
+        let number = |number| i32::try_from(number).unwrap_or(i32::MAX);
+        let matched = number(self.points.all.len().saturating_add(pods));
+        let programmed = self.points.programmed.len() + self.pods.programmed.len() + by_policy;
+        let programmed = number(programmed);
+        let lacks = match self.pods.matched {
+            0 => usize::from(lacking),
+            _ if lacking => self.pods.without_agent,
+            _ => 0,
+        };
         Coverage {
             matched,
             programmed,
-            offline: count(&self.points.offline),
-            not_enforceable: i32::from(lacking),
+            offline: number(
+                self.points.offline.len() + self.pods.offline.len() + self.pods.unwatched.len(),
+            ),
+            not_enforceable: number(lacks),
             summary: format!("{programmed}/{matched}"),
         }
     }
@@ -97,6 +118,13 @@ impl Facts<'_> {
             let waiting = format!("waiting for {}", a_few(&self.points.waiting));
             return Finding::no("Waiting", self.words(&waiting));
         }
+        if let Some(words) = self.pods.refused_words() {
+            return Finding::no("Refused", self.words(&words));
+        }
+        if !self.pods.waiting.is_empty() {
+            let waiting = format!("waiting for pods {}", a_few(&self.pods.waiting));
+            return Finding::no("Waiting", self.words(&waiting));
+        }
         if self.stored == Some(false) {
             return match self.obstacle {
                 Some(obstacle) => Finding::no(obstacle.kind.as_str(), &obstacle.message),
@@ -106,10 +134,10 @@ impl Facts<'_> {
         if let Some(finding) = self.not_enforceable() {
             return finding;
         }
-        if self.points.all.is_empty() && self.stored.is_none() {
+        if self.points.all.is_empty() && self.pods.matched == 0 && self.stored.is_none() {
             return Finding::yes("NothingMatched", NOTHING_MATCHED);
         }
-        let missing: Vec<_> = self.points.missing().collect();
+        let missing = self.missing();
         let beside = match missing.is_empty() {
             true => String::new(),
             false => format!(
@@ -127,9 +155,10 @@ impl Facts<'_> {
         if self.verdict.observing {
             return Finding::no("Observing", "mode: Observe reports and enforces nothing");
         }
-        let missing: Vec<_> = self.points.missing().collect();
+        let missing = self.missing();
         if !missing.is_empty() || self.stored == Some(false) {
-            let off = self.points.waiting.is_empty() && self.stored != Some(false);
+            let waiting = !self.points.waiting.is_empty() || !self.pods.waiting.is_empty();
+            let off = !waiting && self.stored != Some(false);
             let reason = if off { "Offline" } else { "Waiting" };
             let beside = match missing.is_empty() {
                 true => NOT_STORED.to_owned(),
@@ -137,22 +166,48 @@ impl Facts<'_> {
             };
             return Finding::no(reason, self.words(&beside));
         }
-        if !self.points.offline.is_empty() {
-            let offline = format!("not connected now: {}", a_few(&self.points.offline));
-            return Finding::unknown("Offline", self.words(&offline));
+        self.doubted()
+            .unwrap_or_else(|| Finding::yes("ReadBack", self.words("")))
+    }
+
+    /// Everybody has it; whether packets are treated so is another matter.
+    fn doubted(&self) -> Option<Finding> {
+        if let Some(words) = self.pods.bypassed_words() {
+            return Some(Finding::no("DatapathBypassed", self.words(&words)));
         }
-        if let Some(name) = &self.verdict.network_policy {
-            return Finding::unknown(
+        let offline = self.points.offline.iter().map(ToString::to_string);
+        let unwatched = self.pods.unwatched.iter().map(ToString::to_string);
+        let offline: Vec<String> = offline.chain(unwatched).collect();
+        if !offline.is_empty() {
+            let offline = format!("not connected now: {}", a_few(&offline));
+            return Some(Finding::unknown("Offline", self.words(&offline)));
+        }
+        if let Some(words) = self.pods.unseen_words() {
+            return Some(Finding::unknown("NoEvidence", self.words(&words)));
+        }
+        let by_policy_alone = self.pods.matched == 0 || self.pods.without_agent > 0;
+        if let Some(name) = self
+            .verdict
+            .network_policy
+            .as_ref()
+            .filter(|_| by_policy_alone)
+        {
+            return Some(Finding::unknown(
                 "NoEvidence",
                 format!(
                     "NetworkPolicy {name} is stored; no packet was seen that shows it enforced"
                 ),
-            );
+            ));
         }
-        if self.points.all.is_empty() {
-            return Finding::unknown("NothingMatched", NOTHING_MATCHED);
-        }
-        Finding::yes("ReadBack", self.words(""))
+        (self.points.all.is_empty() && self.pods.matched == 0)
+            .then(|| Finding::unknown("NothingMatched", NOTHING_MATCHED))
+    }
+
+    /// Devices and pods without it, whether their agents are connected or not.
+    fn missing(&self) -> Vec<String> {
+        let devices = self.points.missing().map(ToString::to_string);
+        let pods = self.pods.waiting.iter().chain(&self.pods.offline);
+        devices.chain(pods.map(ToString::to_string)).collect()
     }
 
     /// How far it is, and what is beside it.
@@ -162,6 +217,9 @@ impl Facts<'_> {
         if all > 0 {
             let programmed = self.points.programmed.len();
             parts.push(format!("{programmed} of {all} devices have read it back"));
+        }
+        if self.pods.matched > self.pods.without_agent {
+            parts.push(self.pods.words());
         }
         if let (Some(true), Some(name)) = (self.stored, &self.verdict.network_policy) {
             parts.push(format!("stored as NetworkPolicy {name}"));
@@ -174,4 +232,4 @@ impl Facts<'_> {
 }
 
 const NOT_STORED: &str = "the NetworkPolicy is not stored yet";
-const NOTHING_MATCHED: &str = "no enrolled device matches the subjects now";
+const NOTHING_MATCHED: &str = "no enrolled device and no pod matches the subjects now";

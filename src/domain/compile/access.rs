@@ -101,7 +101,7 @@ impl Draft<'_> {
         let tagged = self.tagged(reach, &targets.tags, &[]);
         chosen.devices.extend(tagged);
         if targets.all {
-            chosen.devices.extend(self.all_devices(reach));
+            chosen.devices.extend(self.all_but_nodes(reach));
         }
         chosen
     }

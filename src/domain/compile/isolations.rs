@@ -1,5 +1,6 @@
-//! Isolation, from both sides: the target cuts itself off, and every other device of the tenant drops its
-//! addresses. An Isolation of the system namespace is kept by the devices of all tenants.
+//! Isolation of devices and nodes, from both sides: the target cuts itself off, and every other device of the
+//! tenant drops its addresses. An Isolation of the system namespace is kept by the devices of all tenants.
+//! Pods are cut off by the agent of their node ([`super::wards`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,11 +9,14 @@ use ipnet::IpNet;
 
 use super::management::{intersection, management, path};
 use super::selectors::Reach;
+use super::wards::WardsIsolation;
 use super::{Draft, expired_words, refused};
-use crate::api::{IsolationSpec, Target};
+use crate::api::{IsolationSpec, Probes, Target, WorkloadTarget};
+use crate::domain::cluster::Pod;
 use crate::domain::enforcement::{ManagementRule, SelfIsolation, Source, SourceKind};
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::{Acceptance, IsolationVerdict, Reason};
+use crate::domain::words::a_few_words;
 use crate::domain::world::Resource;
 
 /// An Isolation in force on a device.
@@ -50,6 +54,17 @@ impl<'w> Draft<'w> {
                     peers: verdict.peers.clone(),
                 });
             }
+            if let (Acceptance::Accepted, Some(workloads)) =
+                (&verdict.acceptance, &verdict.workloads)
+            {
+                let in_force = WardsIsolation {
+                    key: key.clone(),
+                    source: source(key, isolation),
+                    management: management(&isolation.spec.management),
+                    probes: isolation.spec.probes,
+                };
+                self.isolate_wards(in_force, &workloads.wards);
+            }
             // A new Isolation that took the name of one that is held speaks for the name.
             let verdicts = &mut self.compiled.verdicts.isolations;
             if !held || !verdicts.contains_key(key) {
@@ -59,6 +74,7 @@ impl<'w> Draft<'w> {
         for (device, in_force) in &on_devices {
             self.isolate(device, in_force);
         }
+        self.note_overlaps();
     }
 
     fn judge_isolation(
@@ -77,33 +93,142 @@ impl<'w> Draft<'w> {
         };
         if self.expired(isolation.spec.expires_at) {
             verdict.acceptance = expired_words();
-        } else if let Some(device) = &target.device {
+        } else {
             let reach = self.reach(&key.namespace, isolation.written_by.as_deref());
-            match self.target(key, reach, device) {
-                Ok(id) => {
-                    let everywhere = reach.is_every_tenant();
-                    verdict.address_notes = self.addresses.notes(&id, everywhere);
-                    verdict.device = Some(id);
+            let judged = match target {
+                Target {
+                    device: Some(device),
+                    ..
+                } => self.judge_device(key, reach, device, &mut verdict),
+                Target {
+                    workload: Some(workload),
+                    ..
+                } => self.judge_pods(key, workload, isolation.spec.probes, &mut verdict),
+                Target {
+                    node: Some(node), ..
+                } => self.judge_node(key, reach, node, &mut verdict),
+                Target { user: Some(_), .. } => {
+                    verdict.not_enforceable = Some(USERS.into());
+                    Ok(())
                 }
-                Err(acceptance) => verdict.acceptance = acceptance,
+                _ => Err(refused(
+                    Reason::Malformed,
+                    "target names nothing: give device, workload, user or node",
+                )),
+            };
+            if let Err(acceptance) = judged {
+                verdict.acceptance = acceptance;
             }
-        } else if target.node.is_some() && !self.is_system(&key.namespace) {
-            verdict.acceptance = refused(
+        }
+        verdict
+    }
+
+    fn judge_device(
+        &self,
+        key: &ObjectKey,
+        reach: Reach<'_>,
+        device: &str,
+        verdict: &mut IsolationVerdict,
+    ) -> Result<(), Acceptance> {
+        let id = self.target(key, reach, device)?;
+        verdict.address_notes = self.addresses.notes(&id, reach.is_every_tenant());
+        verdict.device = Some(id);
+        Ok(())
+    }
+
+    /// A node is the device that its agent enrolled, and its pods with it.
+    fn judge_node(
+        &self,
+        key: &ObjectKey,
+        reach: Reach<'_>,
+        node: &str,
+        verdict: &mut IsolationVerdict,
+    ) -> Result<(), Acceptance> {
+        if !self.is_system(&key.namespace) {
+            return Err(refused(
                 Reason::OtherTenant,
                 format!(
                     "a node belongs to every tenant: create the Isolation in namespace {}",
                     self.world.settings.system_namespace
                 ),
-            );
-        } else if let Some(why) = not_enforceable(target) {
-            verdict.not_enforceable = Some(why.into());
-        } else {
-            verdict.acceptance = refused(
-                Reason::Malformed,
-                "target names nothing: give device, workload, user or node",
-            );
+            ));
         }
-        verdict
+        if let Some(device) = self.node_agents.on(node) {
+            return self.judge_device(key, reach, device.as_str(), verdict);
+        }
+        if !self.world.nodes.contains_key(node) {
+            return Err(Acceptance::Waiting {
+                reason: Reason::UnknownTarget,
+                message: format!(
+                    "the cluster has no node {node}; it is isolated when it joins and its agent enrols"
+                ),
+            });
+        }
+        verdict.not_enforceable = Some(format!(
+            "no agent runs on node {node}: turn on the chart's agent.enabled; until then cordon and drain the node, and cut it off at its network"
+        ));
+        Ok(())
+    }
+
+    fn judge_pods(
+        &self,
+        key: &ObjectKey,
+        target: &WorkloadTarget,
+        probes: Probes,
+        verdict: &mut IsolationVerdict,
+    ) -> Result<(), Acceptance> {
+        let mut pods = self.target_pods(key, target)?;
+        if target.pod_selector.is_some() {
+            // Refusing the whole would set the others free when such a pod comes.
+            pods.retain(|(pod, facts)| match self.protected_pod(pod, facts) {
+                Some(words) => {
+                    verdict.spared.insert((*pod).clone(), words);
+                    false
+                }
+                None => true,
+            });
+        } else if let Some(words) = pods
+            .iter()
+            .find_map(|(pod, it)| self.protected_pod(pod, it))
+        {
+            return Err(refused(
+                Reason::WouldCutOperator,
+                format!("isolating it would cut what the rest depends on: {words}"),
+            ));
+        }
+        if probes == Probes::Cut {
+            let at_risk = pods.iter().filter(|(_, pod)| pod.restarts_when_unreachable);
+            verdict.evidence_at_risk = at_risk.map(|(pod, _)| (*pod).clone()).collect();
+        }
+        let workloads = self.standing(pods);
+        if workloads.wards.is_empty() && workloads.without_address.is_empty() {
+            let words = workloads.without_agent.values();
+            let words = (words.len() > 0).then(|| a_few_words(words));
+            verdict.not_enforceable = words;
+        }
+        verdict.workloads = Some(workloads);
+        Ok(())
+    }
+
+    fn target_pods(
+        &self,
+        key: &ObjectKey,
+        target: &WorkloadTarget,
+    ) -> Result<Vec<(&'w ObjectKey, &'w Pod)>, Acceptance> {
+        if let Some(selector) = &target.pod_selector {
+            return Ok(self.pods(&key.namespace, selector));
+        }
+        let name = target.pod.as_deref().unwrap_or_default();
+        let pod = ObjectKey::new(&key.namespace, name);
+        let pod = self.world.pods.get_key_value(&pod);
+        let unknown = || Acceptance::Waiting {
+            reason: Reason::UnknownTarget,
+            message: format!(
+                "no pod {name} runs in namespace {}; it is isolated when one does",
+                key.namespace
+            ),
+        };
+        Ok(vec![pod.ok_or_else(unknown)?])
     }
 
     /// The device that is isolated, or why none is.
@@ -131,7 +256,8 @@ impl<'w> Draft<'w> {
                 ),
             ));
         }
-        match self.addresses.protected(&id) {
+        let on_it = || self.protected_on_node(enrolled.node.as_deref()?);
+        match self.addresses.protected(&id).or_else(on_it) {
             Some(what) => Err(refused(
                 Reason::WouldCutOperator,
                 format!(
@@ -250,21 +376,4 @@ fn summary(target: &Target) -> String {
     format!("workload/{}", pod.unwrap_or("(selected)"))
 }
 
-/// Why nothing enforces what is no device; none for what is nothing at all.
-fn not_enforceable(target: &Target) -> Option<&'static str> {
-    if target.user.is_some() {
-        Some(
-            "no agent of this version drops the traffic of a user's accounts, and nothing refuses the user's keys: disable the account where it signs in",
-        )
-    } else if target.node.is_some() {
-        Some(
-            "no agent runs on the cluster's nodes: cordon and drain the node, and cut it off at its network",
-        )
-    } else if target.workload.is_some() {
-        Some(
-            "no agent runs on the pods' nodes: a NetworkPolicy can only allow, so it can't cut a pod off that another one allows for",
-        )
-    } else {
-        None
-    }
-}
+const USERS: &str = "no agent of this version drops the traffic of a user's accounts, and nothing refuses the user's keys: disable the account where it signs in";

@@ -17,8 +17,10 @@ mod properties;
 mod protected;
 mod rules;
 mod selectors;
+mod wards;
 mod waves;
 mod width;
+mod workloads;
 
 use jiff::Timestamp;
 
@@ -28,7 +30,9 @@ use super::verdict::{Acceptance, Reason, Verdicts};
 use super::world::World;
 pub(in crate::domain) use addresses::Addresses;
 pub use rules::ipv4_in_ipv6;
+use wards::Wards;
 pub use width::widest;
+use workloads::NodeAgents;
 
 /// What follows from the facts.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,6 +48,8 @@ struct Draft<'w> {
     world: &'w World,
     now: Timestamp,
     addresses: Addresses<'w>,
+    node_agents: NodeAgents<'w>,
+    wards: Wards<'w>,
     compiled: Compiled,
 }
 
@@ -52,6 +58,8 @@ pub fn compile(world: &World, now: Timestamp) -> Compiled {
         world,
         now,
         addresses: Addresses::of(world),
+        node_agents: NodeAgents::of(world),
+        wards: Wards::default(),
         compiled: Compiled::default(),
     };
     for id in world.devices.keys() {

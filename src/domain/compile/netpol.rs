@@ -18,33 +18,32 @@ use crate::api::policy::DefaultAction;
 use crate::api::{Action, Direction, Mode, PolicySpec, Protocol, WorkloadSelector};
 use crate::domain::enforcement::{PeerSet, Ports, Rule};
 use crate::domain::names::ObjectKey;
-use crate::domain::verdict::PolicyVerdict;
 
 /// The longest name that Kubernetes takes.
 const LONGEST_NAME: usize = 253;
 
 impl Draft<'_> {
+    /// Makes the NetworkPolicy of a Policy, if it can have one. Answers with its name, and what it does not
+    /// carry, each with why.
     pub(super) fn portable(
         &mut self,
         key: &ObjectKey,
         spec: &PolicySpec,
         rules: &[Rule],
-        verdict: &mut PolicyVerdict,
-    ) {
+    ) -> (Option<ObjectKey>, Vec<String>) {
         if let Some(words) = obstacle(key, spec) {
-            verdict.not_enforceable.push(words.into());
-            return;
+            return (None, vec![words.into()]);
         }
-        for (rule, resolved) in spec.rules.iter().zip(rules) {
-            let words = rule_obstacle(resolved, denied(spec, rule.direction));
-            let words = words.map(|words| format!("rule {}: {words}", rule.name));
-            verdict.not_enforceable.extend(words);
-        }
+        let rules_of = spec.rules.iter().zip(rules);
+        let not_carried = rules_of.filter_map(|(rule, resolved)| {
+            let words = rule_obstacle(resolved, denied(spec, rule.direction))?;
+            Some(format!("rule {}: {words}", rule.name))
+        });
         let name = name_of(key);
         let policy = network_policy(spec, rules);
-        verdict.network_policy = Some(name.clone());
         let policies = &mut self.compiled.enforcement.network_policies;
-        policies.insert(name, policy);
+        policies.insert(name.clone(), policy);
+        (Some(name), not_carried.collect())
     }
 }
 

@@ -13,16 +13,18 @@ use crate::domain::names::ObjectKey;
 /// What decides which of two rules comes first.
 type Place<'p> = (u8, i32, u8, &'p ObjectKey, usize);
 
-/// Every rule of every Policy in the order of evaluation.
-pub fn in_order<'p>(policies: &'p [InForce<'_>]) -> Vec<(&'p InForce<'p>, &'p Rule)> {
+/// Every rule of every Policy in the order of evaluation, by its place in its Policy.
+pub fn in_order<'p, 'w>(policies: &[&'p InForce<'w>]) -> Vec<(&'p InForce<'w>, usize)> {
     let rules = policies.iter().flat_map(|policy| {
         let rules = policy.rules.iter().enumerate();
-        rules.map(move |(position, rule)| (policy, position, rule))
+        rules.map(move |(position, rule)| (*policy, position, rule))
     });
     let mut rules: Vec<_> = rules.collect();
     rules.sort_by_key(|(policy, position, rule)| place(policy, *position, rule));
     let rules = rules.into_iter();
-    rules.map(|(policy, _, rule)| (policy, rule)).collect()
+    rules
+        .map(|(policy, position, _)| (policy, position))
+        .collect()
 }
 
 fn place<'p>(policy: &'p InForce<'_>, position: usize, rule: &Rule) -> Place<'p> {

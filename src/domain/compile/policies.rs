@@ -1,17 +1,20 @@
 //! Policies: which of them are in force and on which devices, and from there the state of each device. The
 //! system namespace's come before the tenant's; `order` has the rest of the order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
 
 use super::order::{in_order, settle};
 use super::rules::Resolved;
 use super::selectors::{Chosen, Reach};
+use super::workloads::addresses;
 use super::{Draft, expired_words, refused};
 use crate::api::policy::Defaults as WrittenDefaults;
-use crate::api::{Action, Mode, PolicySpec};
-use crate::domain::enforcement::{ObservedRule, Rule, Source, SourceKind};
+use crate::api::{Mode, PolicySpec};
+use crate::domain::enforcement::{ObservedRule, PeerSet, Rule, Source, SourceKind};
 use crate::domain::names::{DeviceId, ObjectKey};
-use crate::domain::verdict::{Acceptance, PolicyVerdict, Reason};
+use crate::domain::verdict::{Acceptance, PolicyVerdict, Reason, Ward};
 use crate::domain::words::a_few;
 use crate::domain::world::Resource;
 
@@ -23,9 +26,12 @@ pub struct InForce<'w> {
     pub priority: i32,
     pub observing: bool,
     pub rules: Vec<Rule>,
+    /// The same, with the addresses of the pods that are peers.
+    pub rules_for_wards: Vec<Rule>,
     pub default: Option<WrittenDefaults>,
     devices: BTreeSet<DeviceId>,
-    source: Source,
+    pub wards: BTreeMap<ObjectKey, Ward>,
+    pub source: Source,
 }
 
 impl<'w> Draft<'w> {
@@ -41,10 +47,8 @@ impl<'w> Draft<'w> {
             };
             match self.judge_policy(key, policy, &mut verdict) {
                 Ok(rules) => {
-                    if policy.spec.subjects.workloads.is_some() {
-                        self.portable(key, &policy.spec, &rules, &mut verdict);
-                    }
-                    in_force.push(self.in_force(key, policy, rules, verdict.devices.clone()));
+                    self.judge_workloads(key, &policy.spec, &rules, &mut verdict);
+                    in_force.push(self.in_force(key, policy, rules, &verdict));
                 }
                 Err(acceptance) => verdict.acceptance = acceptance,
             }
@@ -115,7 +119,7 @@ impl<'w> Draft<'w> {
             .map(|selector| self.select(reach, selector))
             .unwrap_or_default();
         if spec.subjects.all {
-            chosen.devices.extend(self.all_devices(reach));
+            chosen.devices.extend(self.all_but_nodes(reach));
         }
         chosen
     }
@@ -125,16 +129,18 @@ impl<'w> Draft<'w> {
         key: &'w ObjectKey,
         policy: &'w Resource<PolicySpec>,
         rules: Vec<Rule>,
-        devices: BTreeSet<DeviceId>,
+        verdict: &PolicyVerdict,
     ) -> InForce<'w> {
         InForce {
             key,
             tier: u8::from(!self.is_system(&key.namespace)),
             priority: policy.spec.priority,
             observing: policy.spec.mode == Mode::Observe,
+            rules_for_wards: self.with_pods(key, &policy.spec, &rules),
             rules,
             default: policy.spec.default,
-            devices,
+            devices: verdict.devices.clone(),
+            wards: verdict.workloads.wards.clone(),
             source: Source {
                 kind: SourceKind::Policy,
                 namespace: key.namespace.clone(),
@@ -151,7 +157,9 @@ impl<'w> Draft<'w> {
         let observed: BTreeSet<DeviceId> = observers
             .flat_map(|policy| policy.devices.iter().cloned())
             .collect();
-        for (policy, rule) in in_order(&policies) {
+        let all: Vec<_> = policies.iter().collect();
+        for (policy, position) in in_order(&all) {
+            let rule = &policy.rules[position];
             for device in &policy.devices {
                 let state = self.compiled.state(device);
                 if !policy.observing {
@@ -177,6 +185,55 @@ impl<'w> Draft<'w> {
                 }
             }
         }
+        self.group_wards(&policies);
+    }
+
+    /// The pods that the Policy chooses, who enforces it for each, and its portable part.
+    fn judge_workloads(
+        &mut self,
+        key: &ObjectKey,
+        spec: &PolicySpec,
+        rules: &[Rule],
+        verdict: &mut PolicyVerdict,
+    ) {
+        let Some(workloads) = &spec.subjects.workloads else {
+            return;
+        };
+        let pods = self.pods(&key.namespace, &workloads.pod_selector);
+        verdict.workloads = self.standing(pods.iter().copied());
+        let (network_policy, not_carried) = self.portable(key, spec, rules);
+        verdict.network_policy = network_policy;
+        // Agents carry all of it; what a NetworkPolicy can't carry matters for pods that have none.
+        let mut own_network = Vec::new();
+        let mut alone = self.node_agents.is_empty();
+        for (pod, words) in &verdict.workloads.without_agent {
+            match self.world.pods[pod].host_network {
+                true => own_network.push(words.clone()),
+                false => alone = true,
+            }
+        }
+        if alone {
+            verdict.not_enforceable.extend(not_carried);
+        }
+        verdict.not_enforceable.extend(own_network);
+    }
+
+    /// The rules with the addresses of the pods that are their peers.
+    fn with_pods(&self, key: &ObjectKey, spec: &PolicySpec, rules: &[Rule]) -> Vec<Rule> {
+        let rules = spec.rules.iter().zip(rules);
+        let with_pods = rules.map(|(written, rule)| {
+            let mut rule = rule.clone();
+            if let (Some(workloads), PeerSet::Networks(networks)) =
+                (&written.peers.workloads, &mut rule.peers)
+            {
+                let pods = self.pods(&key.namespace, &workloads.pod_selector);
+                let pods = addresses(pods).into_iter().map(IpNet::from);
+                let all: Vec<IpNet> = networks.iter().copied().chain(pods).collect();
+                *networks = IpNet::aggregate(&all).into_iter().collect();
+            }
+            rule
+        });
+        with_pods.collect()
     }
 }
 
@@ -209,10 +266,9 @@ fn not_supported(spec: &PolicySpec) -> Option<String> {
     let for_workloads_alone =
         spec.subjects.workloads.is_some() && spec.subjects.devices.is_none() && !spec.subjects.all;
     for rule in &spec.rules {
-        if rule.peers.workloads.is_some() && (rule.action != Action::Allow || !for_workloads_alone)
-        {
+        if rule.peers.workloads.is_some() && !for_workloads_alone {
             return Some(format!(
-                "peers.workloads of rule {} is enforced by NetworkPolicies alone, in Allow rules of a policy whose subjects are workloads and nothing else, so nothing of the policy is applied: take it out, or give such rules a policy of their own",
+                "peers.workloads of rule {} is enforced for workloads alone, and the subjects of this policy are devices too, so nothing of the policy is applied: take it out, or give such rules a policy of their own",
                 rule.name
             ));
         }

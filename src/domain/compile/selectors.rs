@@ -69,6 +69,12 @@ impl<'w> Draft<'w> {
         self.devices_where(|device| reach.covers(device))
     }
 
+    /// What `all: true` means. The nodes of the cluster are chosen by id or tag only: a default of Deny for
+    /// all devices must not cut the cluster itself.
+    pub(super) fn all_but_nodes(&self, reach: Reach<'_>) -> BTreeSet<DeviceId> {
+        self.devices_where(|device| reach.covers(device) && device.node.is_none())
+    }
+
     pub(super) fn select(&self, reach: Reach<'_>, selector: &DeviceSelector) -> Chosen {
         let DeviceSelector {
             ids,

@@ -8,7 +8,7 @@ use super::management::within;
 use super::ports::covers;
 use crate::api::policy::DefaultAction;
 use crate::api::{Action, Direction};
-use crate::domain::enforcement::{DefaultRule, DeviceState, PeerSet, Rule};
+use crate::domain::enforcement::{DefaultRule, DeviceState, PeerSet, Rule, WardGroup};
 use crate::domain::names::DeviceId;
 
 type Wave = BTreeMap<DeviceId, DeviceState>;
@@ -47,9 +47,62 @@ fn turn(last: Option<&DeviceState>, next: &DeviceState) -> Turn {
         }
         _ => {}
     }
+    if wards_isolate(last, next) {
+        return Turn::Isolates;
+    }
     match last {
         Some(last) if loosens(last, next) => Turn::Loosens,
         _ => Turn::Tightens,
+    }
+}
+
+type Wards<'s> = BTreeMap<&'s str, &'s WardGroup>;
+
+fn wards(state: &DeviceState) -> Wards<'_> {
+    let groups = state.wards.values();
+    let wards = groups.flat_map(|group| group.members.keys().map(move |ward| (&**ward, group)));
+    wards.collect()
+}
+
+/// Whether a ward gets isolated, or loses a management path.
+fn wards_isolate(last: Option<&DeviceState>, next: &DeviceState) -> bool {
+    let before = last.map(wards).unwrap_or_default();
+    let isolated = |group: &'_ WardGroup| group.isolation.clone();
+    wards(next).into_iter().any(|(ward, now)| {
+        let before = before.get(ward).copied().and_then(isolated);
+        match (before, &now.isolation) {
+            (None, Some(_)) => true,
+            (Some(before), Some(now)) => {
+                before.management != now.management && within(&now.management, &before.management)
+            }
+            (_, None) => false,
+        }
+    })
+}
+
+/// Whether anything of a ward gets looser: it is under less, or an address of it under nothing.
+fn wards_loosen(last: &DeviceState, next: &DeviceState) -> bool {
+    let after = wards(next);
+    wards(last).into_iter().any(|(ward, before)| {
+        let Some(after) = after.get(ward) else {
+            return true;
+        };
+        !before.members[ward].is_subset(&after.members[ward]) || group_loosens(before, after)
+    })
+}
+
+fn group_loosens(before: &WardGroup, after: &WardGroup) -> bool {
+    match (&before.isolation, &after.isolation) {
+        (Some(_), None) => true,
+        (None, Some(_)) => false,
+        (Some(before), Some(after)) => {
+            !within(&after.management, &before.management) || before.probes != after.probes
+        }
+        (None, None) => {
+            default_loosens(&before.defaults.egress, &after.defaults.egress)
+                || default_loosens(&before.defaults.ingress, &after.defaults.ingress)
+                || rules_loosen(&before.rules, &after.rules)
+        }
     }
 }
 
@@ -60,6 +113,7 @@ fn loosens(last: &DeviceState, next: &DeviceState) -> bool {
         || default_loosens(&last.defaults.egress, &next.defaults.egress)
         || default_loosens(&last.defaults.ingress, &next.defaults.ingress)
         || rules_loosen(&last.rules, &next.rules)
+        || wards_loosen(last, next)
 }
 
 fn default_loosens(last: &Option<DefaultRule>, next: &Option<DefaultRule>) -> bool {
@@ -127,7 +181,7 @@ fn rule_within(inner: &Rule, outer: &Rule) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::enforcement::{Defaults, ManagementRule, SelfIsolation};
+    use crate::domain::enforcement::{Defaults, ManagementRule, SelfIsolation, WardIsolation};
 
     fn rule(id: &str, action: Action, networks: &[&str]) -> Rule {
         Rule {
@@ -262,6 +316,48 @@ mod tests {
                 "{tighter:?}"
             );
         }
+    }
+
+    fn ward(name: &str, address: &str, group: WardGroup) -> DeviceState {
+        let addresses = [address.parse().expect("an address")].into();
+        let members = [(name.to_owned(), addresses)].into();
+        DeviceState {
+            wards: [("w1".to_owned(), WardGroup { members, ..group })].into(),
+            ..DeviceState::default()
+        }
+    }
+
+    #[test]
+    fn a_ward_that_is_isolated_is_first_and_one_that_is_under_less_loosens() {
+        let cut = |management: &[&str]| {
+            let isolation = isolated(management).isolation.expect("isolated");
+            let isolation = WardIsolation {
+                management: isolation.management,
+                probes: BTreeMap::new(),
+            };
+            let group = WardGroup {
+                isolation: Some(isolation),
+                ..WardGroup::default()
+            };
+            ward("shop/web", "10.1.0.5", group)
+        };
+        let denies = |address| {
+            let group = WardGroup {
+                rules: vec![rule("deny", Action::Deny, &["10.0.0.0/8"])],
+                ..WardGroup::default()
+            };
+            ward("shop/web", address, group)
+        };
+        let open = DeviceState::default();
+        assert_eq!(turn_of(open.clone(), cut(&[])), Turn::Isolates);
+        assert_eq!(turn_of(denies("10.1.0.5"), cut(&[])), Turn::Isolates);
+        assert_eq!(turn_of(cut(&["10.0.9.0/24"]), cut(&[])), Turn::Isolates);
+        assert_eq!(turn_of(cut(&[]), cut(&["10.0.9.0/24"])), Turn::Loosens);
+        assert_eq!(turn_of(cut(&[]), denies("10.1.0.5")), Turn::Loosens);
+        assert_eq!(turn_of(open.clone(), denies("10.1.0.5")), Turn::Tightens);
+        assert_eq!(turn_of(denies("10.1.0.5"), open), Turn::Loosens);
+        let moved = turn_of(denies("10.1.0.5"), denies("10.1.0.6"));
+        assert_eq!(moved, Turn::Loosens, "the address it had is under nothing");
     }
 
     #[test]

@@ -15,7 +15,6 @@ mod place;
 mod properties;
 mod question;
 mod rules;
-mod selectors;
 mod steps;
 mod unenforced;
 mod ward;

@@ -13,10 +13,11 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::answer::{Did, ResourceKind};
 use super::place::Found;
 use super::steps::{Outcome, Steps, named};
-use super::{Connection, selectors, words};
+use super::{Connection, words};
 use crate::api::Direction;
 use crate::domain::cluster::Pod;
 use crate::domain::compile::Compiled;
+use crate::domain::labels::selects;
 use crate::domain::names::ObjectKey;
 use crate::domain::world::World;
 
@@ -58,7 +59,7 @@ pub fn judge(
 ) -> Decided {
     let selecting = policies
         .iter()
-        .filter(|(key, spec)| selects(key, spec, judged));
+        .filter(|(key, spec)| is_selected(key, spec, judged));
     let mut looked_at = Vec::new();
     for (key, spec) in selecting {
         let resource = Some(named(ResourceKind::NetworkPolicy, key));
@@ -98,12 +99,12 @@ pub fn judge(
     }
 }
 
-fn selects(key: &ObjectKey, spec: &NetworkPolicySpec, judged: &Judged<'_>) -> bool {
+fn is_selected(key: &ObjectKey, spec: &NetworkPolicySpec, judged: &Judged<'_>) -> bool {
     let (pod_key, pod) = judged.pod;
     let selected = spec
         .pod_selector
         .as_ref()
-        .is_none_or(|selector| selectors::matches(selector, &pod.labels));
+        .is_none_or(|selector| selects(selector, &pod.labels));
     key.namespace == pod_key.namespace && selected && is_about(spec, judged.direction)
 }
 
@@ -191,12 +192,12 @@ fn is_pod_of(peer: &NetworkPolicyPeer, key: &ObjectKey, world: &World, found: &F
             let namespace = world.namespaces.get(&pod_key.namespace);
             let none = BTreeMap::new();
             let labels = namespace.map_or(&none, |namespace| &namespace.labels);
-            selectors::matches(selector, labels)
+            selects(selector, labels)
         }
     };
     let chosen = pods
         .as_ref()
-        .is_none_or(|selector| selectors::matches(selector, &pod.labels));
+        .is_none_or(|selector| selects(selector, &pod.labels));
     in_namespace && chosen
 }
 

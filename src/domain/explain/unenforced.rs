@@ -1,51 +1,42 @@
-//! Isolations that somebody wrote and nobody is known to enforce: where one of them is meant for an end of
-//! the connection, "it reaches" would be said too lightly.
+//! What somebody wrote for an end of the connection and nobody is known to enforce there, as `compile` says
+//! it of each resource.
 
-use super::place::{Found, Who};
-use super::{Facts, selectors};
-use crate::api::Target;
-use crate::domain::cluster::Pod;
+use super::Facts;
+use super::place::Found;
 use crate::domain::names::ObjectKey;
 use crate::domain::verdict::Acceptance;
 
-/// Why an Isolation of this end is not in force, if there is one.
+/// Why an Isolation of this end is not in force, if there is one: "it reaches" would be said too lightly.
 pub fn isolation_of(facts: &Facts<'_>, end: &Found<'_>) -> Option<String> {
+    let node = end.node().map(|node| format!("node/{node}"));
     let verdicts = facts.compiled.verdicts.isolations.iter();
-    let mut unenforced = verdicts.filter_map(|(key, verdict)| {
-        let why = verdict.not_enforceable.as_deref()?;
-        let isolation = facts.world.isolations.get(key)?;
-        let meant = verdict.acceptance == Acceptance::Accepted
-            && is_meant(&isolation.spec.target, key, end);
-        meant.then(|| {
-            format!(
-                "Isolation {key} is for {} and nothing enforces it: {why}",
-                end.shown()
-            )
-        })
+    let accepted = verdicts.filter(|(_, verdict)| verdict.acceptance == Acceptance::Accepted);
+    let mut unenforced = accepted.filter_map(|(key, verdict)| {
+        let of_node = verdict.not_enforceable.as_deref();
+        let of_node = of_node.filter(|_| node.as_ref() == Some(&verdict.target));
+        let of_pod = || verdict.workloads.as_ref()?.without_agent.get(pod_of(end)?);
+        let why = of_node.or_else(|| of_pod().map(String::as_str))?;
+        Some(format!(
+            "Isolation {key} is for {} and nothing enforces it: {why}",
+            end.shown()
+        ))
     });
     unenforced.next()
 }
 
-fn is_meant(target: &Target, key: &ObjectKey, end: &Found<'_>) -> bool {
-    let node = target.node.as_deref();
-    if node.is_some() && node == end.node() {
-        return true;
-    }
-    match end.who {
-        Who::Pod(pod_key, pod) => is_workload(target, key, pod_key, pod),
-        Who::Host(host) => host
-            .pod
-            .is_some_and(|(pod_key, pod)| is_workload(target, key, pod_key, pod)),
-        Who::Outside => false,
-    }
+/// Policies that choose the pod, of which only what a NetworkPolicy carries is in force.
+pub fn policies_of<'a>(facts: &Facts<'a>, end: &Found<'_>) -> Vec<&'a ObjectKey> {
+    let Some(pod) = pod_of(end) else {
+        return Vec::new();
+    };
+    let verdicts = facts.compiled.verdicts.policies.iter();
+    verdicts
+        .filter(|(_, verdict)| verdict.workloads.without_agent.contains_key(pod))
+        .map(|(key, _)| key)
+        .collect()
 }
 
-fn is_workload(target: &Target, key: &ObjectKey, pod_key: &ObjectKey, pod: &Pod) -> bool {
-    let Some(workload) = &target.workload else {
-        return false;
-    };
-    let by_name = workload.pod.as_ref() == Some(&pod_key.name);
-    let selector = workload.pod_selector.as_ref();
-    let by_labels = selector.is_some_and(|selector| selectors::matches(selector, &pod.labels));
-    key.namespace == pod_key.namespace && (by_name || by_labels)
+fn pod_of<'w>(end: &Found<'w>) -> Option<&'w ObjectKey> {
+    let of_host = end.host().and_then(|host| host.pod);
+    end.pod().or(of_host).map(|(key, _)| key)
 }

@@ -11,7 +11,7 @@ use super::network_policy::{self, Judged};
 use super::place::{Found, HostOf, Places, Who};
 use super::steps::{Outcome, Steps};
 use super::ward::Ward;
-use super::{Connection, Facts, words};
+use super::{Connection, Facts, unenforced, words};
 use crate::api::{Direction, Protocol};
 use crate::domain::cluster::Pod;
 use crate::domain::names::ObjectKey;
@@ -62,9 +62,12 @@ impl<'a> Way<'a> {
             ));
             return;
         }
-        if let Some(why) = super::unenforced::isolation_of(self.facts, end) {
+        if let Some(why) = unenforced::isolation_of(self.facts, end) {
             self.open = Some(why);
         }
+        let policies = unenforced::policies_of(self.facts, end);
+        self.notes
+            .extend(words::of_policies_without_agent(end, &policies));
         match self.agent_of(end) {
             Some(host) => self.notes.extend(self.doubts.about(self.facts, &host)),
             None => self.notes.extend(words::without_agent(end)),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::answer::{Did, Layer, Path, Point, ResourceName, Verdict};
 use super::place::{Found, Who};
 use crate::api::{Direction, Protocol};
-use crate::domain::names::DeviceId;
+use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::words::{a_few, a_few_words};
 use crate::domain::world::World;
 
@@ -67,6 +67,16 @@ pub fn without_agent(end: &Found<'_>) -> Option<String> {
         (_, None) => "it is on no node yet".to_owned(),
     };
     Some(format!("no agent enforces for {}: {why}", end.shown()))
+}
+
+pub fn of_policies_without_agent(end: &Found<'_>, policies: &[&ObjectKey]) -> Option<String> {
+    (!policies.is_empty()).then(|| {
+        format!(
+            "for {} nothing more of Policy {} is in force than what a NetworkPolicy can carry",
+            end.shown(),
+            a_few(policies)
+        )
+    })
 }
 
 /// What cuts it there.

@@ -13,7 +13,9 @@ use crate::domain::enforcement::{
     PeerSet, Ports, QuarantinePath, Rule, SelfIsolation, Source, WardGroup, WardIsolation,
 };
 use crate::domain::names::ObjectKey;
-use crate::domain::verdict::{Acceptance, IsolationVerdict, PolicyVerdict, ScopeVerdict, Verdicts};
+use crate::domain::verdict::{
+    Acceptance, IsolationVerdict, PolicyVerdict, ScopeVerdict, Verdicts, Workloads,
+};
 use crate::status;
 
 pub fn compiled(compiled: &Compiled) -> Value {
@@ -227,6 +229,23 @@ fn acceptance(acceptance: &Acceptance) -> String {
     }
 }
 
+fn names(keys: &BTreeSet<ObjectKey>) -> Vec<String> {
+    keys.iter().map(ToString::to_string).collect()
+}
+
+fn workloads_of(workloads: &Workloads) -> Value {
+    let Workloads {
+        wards,
+        without_agent,
+        without_address,
+    } = workloads;
+    json!({
+        "wards": map(wards, |ward| json!({"device": ward.device, "addresses": ward.addresses})),
+        "withoutAgent": map(without_agent, |words| words.clone().into()),
+        "withoutAddress": names(without_address),
+    })
+}
+
 fn policy(verdict: &PolicyVerdict) -> Value {
     let PolicyVerdict {
         uid: _,
@@ -234,6 +253,7 @@ fn policy(verdict: &PolicyVerdict) -> Value {
         acceptance: accepted,
         devices,
         unknown,
+        workloads,
         network_policy,
         not_enforceable,
         observing,
@@ -242,6 +262,7 @@ fn policy(verdict: &PolicyVerdict) -> Value {
         "acceptance": acceptance(accepted),
         "devices": devices,
         "unknown": unknown,
+        "workloads": workloads_of(workloads),
         "networkPolicy": network_policy.as_ref().map(ToString::to_string),
         "notEnforceable": not_enforceable,
         "observing": observing,
@@ -255,6 +276,9 @@ fn isolation(verdict: &IsolationVerdict) -> Value {
         acceptance: accepted,
         target,
         device,
+        workloads,
+        evidence_at_risk,
+        spared,
         peers,
         not_enforceable,
         address_notes,
@@ -265,10 +289,13 @@ fn isolation(verdict: &IsolationVerdict) -> Value {
         "acceptance": acceptance(accepted),
         "target": target,
         "device": device,
+        "workloads": workloads.as_ref().map(workloads_of),
+        "evidenceAtRisk": names(evidence_at_risk),
+        "spared": map(spared, |words| words.clone().into()),
         "peers": peers,
         "notEnforceable": not_enforceable,
         "addressNotes": address_notes,
-        "alsoIsolatedBy": also_isolated_by.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "alsoIsolatedBy": names(also_isolated_by),
         "held": held,
     })
 }

@@ -1,0 +1,104 @@
+//! How the pods of a resource stand: what the agents of their nodes have read back.
+
+use crate::domain::applied::{Applied, Datapath, DeviceApplied};
+use crate::domain::enforcement::Source;
+use crate::domain::names::ObjectKey;
+use crate::domain::verdict::Workloads;
+use crate::domain::words::{a_few, a_few_words};
+
+/// Each list in the order of names.
+#[derive(Debug, Default)]
+pub struct WardPoints<'a> {
+    /// Pods with an address.
+    pub matched: usize,
+    /// Their agents have read it back, for the addresses that they have now.
+    pub programmed: Vec<&'a ObjectKey>,
+    /// Their agents are connected and have not.
+    pub waiting: Vec<&'a ObjectKey>,
+    /// Their agents have not, and are not connected.
+    pub offline: Vec<&'a ObjectKey>,
+    /// Their agents have, and are not connected now.
+    pub unwatched: Vec<&'a ObjectKey>,
+    /// Programmed, and on a node whose datapath goes around the rules.
+    pub bypassed: Vec<&'a ObjectKey>,
+    /// Programmed, and no packet shows yet that the rules are met.
+    pub unseen: Vec<&'a ObjectKey>,
+    /// Nothing can enforce for them.
+    pub without_agent: usize,
+    /// Agents refused what they were sent, with their words.
+    pub refused: Vec<String>,
+}
+
+impl<'a> WardPoints<'a> {
+    pub fn of(workloads: &'a Workloads, applied: &Applied, source: &Source) -> Self {
+        let unknown = DeviceApplied::default();
+        let mut points = Self {
+            matched: workloads.wards.len() + workloads.without_agent.len(),
+            without_agent: workloads.without_agent.len(),
+            ..Self::default()
+        };
+        for (pod, ward) in &workloads.wards {
+            let device = applied.devices.get(&ward.device).unwrap_or(&unknown);
+            if device.covers(pod, ward, &source.uid, source.generation) {
+                points.programmed(pod, device);
+            } else if device.connected {
+                points.waiting.push(pod);
+                let refused = device.refused.as_ref();
+                let words =
+                    refused.map(|why| format!("the agent of {pod}'s node refused it: {why}"));
+                points.refused.extend(words);
+            } else {
+                points.offline.push(pod);
+            }
+        }
+        points
+    }
+
+    fn programmed(&mut self, pod: &'a ObjectKey, device: &DeviceApplied) {
+        self.programmed.push(pod);
+        if !device.connected {
+            self.unwatched.push(pod);
+        }
+        match device.datapath {
+            Datapath::Bypasses => self.bypassed.push(pod),
+            Datapath::Unknown if !device.has_seen(pod) => self.unseen.push(pod),
+            Datapath::Unknown | Datapath::Passes => {}
+        }
+    }
+
+    /// Every pod that an agent enforces for has it.
+    pub fn is_complete(&self) -> bool {
+        self.waiting.is_empty() && self.offline.is_empty()
+    }
+
+    pub fn refused_words(&self) -> Option<String> {
+        (!self.refused.is_empty()).then(|| a_few_words(&self.refused))
+    }
+
+    pub fn bypassed_words(&self) -> Option<String> {
+        (!self.bypassed.is_empty()).then(|| {
+            format!(
+                "the datapath of the node goes around netfilter, where the rules are, for {}: an eBPF datapath does that; use the network plugin's own policies there",
+                a_few(&self.bypassed)
+            )
+        })
+    }
+
+    pub fn unseen_words(&self) -> Option<String> {
+        (!self.unseen.is_empty()).then(|| {
+            format!(
+                "the rules are in the kernel, and no packet of {} was seen to meet them yet",
+                a_few(&self.unseen)
+            )
+        })
+    }
+
+    /// How far it is.
+    pub fn words(&self) -> String {
+        format!(
+            "{} of {} pods are covered, read back by the agents of their nodes",
+            self.programmed.len(),
+            self.matched
+        )
+    }
+}
