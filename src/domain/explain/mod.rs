@@ -148,9 +148,7 @@ fn pairs(from: &Found<'_>, to: &Found<'_>) -> (Vec<Pair>, bool) {
     (pairs, left_out)
 }
 
+/// An IPv6 address that is good on one link alone.
 fn is_link_local(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }

@@ -97,19 +97,23 @@ impl<'w> Places<'w> {
     }
 
     fn nobody(&self, place: &Place) -> Unanswerable {
-        let yours = match self.tenant {
-            Some(tenant) => format!(" that {tenant} may see"),
-            None => String::new(),
-        };
-        let look = match place {
-            Place::Pod(_) => {
-                "`kubectl get pods -A` lists those that there are; one that is finished counts no more"
+        let look = match (place, self.tenant) {
+            (Place::Pod(_), Some(tenant)) => {
+                format!("pods of {tenant} that are not finished can be asked about")
             }
-            Place::Device(_) if self.tenant.is_some() => "list_devices gives the ids there are",
-            Place::Device(_) => "`seawall fleet list` shows the ids",
-            Place::Node(_) | Place::Address(_) => "`kubectl get nodes` lists them",
+            (Place::Pod(_), None) => {
+                "`kubectl get pods -A` lists those that there are; one that is finished counts no more".to_owned()
+            }
+            (Place::Device(_), Some(_)) => "list_devices gives the ids there are".to_owned(),
+            (Place::Device(_), None) => "`seawall fleet list` shows the ids".to_owned(),
+            (Place::Node(_) | Place::Address(_), Some(tenant)) => {
+                format!("pods and devices of {tenant} can be asked about")
+            }
+            (Place::Node(_) | Place::Address(_), None) => {
+                "`kubectl get nodes` lists those that there are".to_owned()
+            }
         };
-        Unanswerable(format!("there is no {place}{yours}: {look}"))
+        Unanswerable(format!("there is no {place} here: {look}"))
     }
 
     fn pod(&self, (key, pod): (&'w ObjectKey, &'w Pod)) -> Who<'w> {

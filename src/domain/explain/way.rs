@@ -57,7 +57,7 @@ impl<'a> Way<'a> {
     fn look_at(&mut self, end: &'a Found<'a>) {
         if end.hidden {
             self.open = Some(format!(
-                "what is at {} is not yours to see, and whether it lets this in is not looked at",
+                "what is at {} is not of the namespace that asks, and its side is not looked at",
                 end.shown()
             ));
             return;
@@ -68,9 +68,12 @@ impl<'a> Way<'a> {
         let policies = unenforced::policies_of(self.facts, end);
         self.notes
             .extend(words::of_policies_without_agent(end, &policies));
-        match self.agent_of(end) {
-            Some(host) => self.notes.extend(self.doubts.about(self.facts, &host)),
-            None => self.notes.extend(words::without_agent(end)),
+        let words = match self.agent_of(end) {
+            Some(host) => self.doubts.about(self.facts, &host),
+            None => words::without_agent(end),
+        };
+        if let Some(words) = words {
+            self.note(&words);
         }
     }
 

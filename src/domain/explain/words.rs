@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::answer::{Did, Layer, Path, Point, ResourceName, Verdict};
-use super::place::{Found, Who};
+use super::place::Found;
 use crate::api::{Direction, Protocol};
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::words::{a_few, a_few_words};
@@ -61,12 +61,13 @@ pub fn of_protocol(asked: Protocol, from: &Found<'_>, to: &Found<'_>) -> Option<
 
 /// That nobody enforces for it, unless nobody could.
 pub fn without_agent(end: &Found<'_>) -> Option<String> {
-    let why = match (end.who, end.node()) {
-        (Who::Outside, _) => return None,
-        (_, Some(node)) => format!("no agent runs on node/{node}"),
-        (_, None) => "it is on no node yet".to_owned(),
-    };
-    Some(format!("no agent enforces for {}: {why}", end.shown()))
+    let node = end.node()?;
+    Some(match end.is_pod() {
+        true => format!(
+            "no agent runs on node/{node}: of its pods, NetworkPolicies alone are looked at"
+        ),
+        false => format!("no agent runs on node/{node}: nothing of its own is looked at"),
+    })
 }
 
 pub fn of_policies_without_agent(end: &Found<'_>, policies: &[&ObjectKey]) -> Option<String> {
@@ -98,8 +99,9 @@ pub fn cut(point: &Point) -> String {
             format!("at {}, {names} {which}", point.at)
         }
         (_, rule) if resources.is_empty() => format!("at {}, {rule} cuts it", point.at),
-        (_, "quarantine") => format!("{names} is kept at {}: one side is quarantined", point.at),
-        (_, "isolation") => format!("{names} isolates what is at {}", point.at),
+        (_, rule @ ("quarantine" | "isolation")) => {
+            format!("at {}, {rule} by {names} cuts it", point.at)
+        }
         (_, rule) => format!("at {}, {rule} of {names} denies it", point.at),
     }
 }
