@@ -6,8 +6,10 @@ mod audit_log;
 mod bounds;
 mod chart;
 mod control_plane;
+mod documents;
 mod lab;
 mod mcp;
+mod node;
 mod operator;
 mod private;
 mod process;
@@ -25,8 +27,10 @@ pub fn all() -> Vec<Trial> {
         bounds::all(),
         chart::all(),
         control_plane::all(),
+        documents::all(),
         lab::all(),
         mcp::all(),
+        node::all(),
         operator::all(),
         private::all(),
         process::all(),

@@ -16,7 +16,7 @@ use super::enforcer::{self, Enforcer, Steps};
 use super::enroll::{EnrollError, enroll};
 use super::facts;
 use super::identity::{Credentials, Identity};
-use super::nft::{Nft, Situation};
+use super::nft::{Bridges, Nft, Situation};
 use super::session::Session;
 use super::state_directory::StateDirectory;
 use super::status::StatusFile;
@@ -56,6 +56,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let situation = Situation {
         uid,
         pinned: identity.pinned(),
+        bridges: Bridges::default(),
     };
     let writers = nft.writers();
     let mut enforcer = Enforcer::new(nft, verifier, situation, directory.clone(), options.steps);
