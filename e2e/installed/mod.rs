@@ -81,7 +81,15 @@ impl Installed {
         let mut words = String::new();
         for args in [
             &["describe", "pods", "-n", SYSTEM][..],
-            &["logs", "-n", SYSTEM, "deploy/seawall", "-c", "operator", "--tail=40"],
+            &[
+                "logs",
+                "-n",
+                SYSTEM,
+                "deploy/seawall",
+                "-c",
+                "operator",
+                "--tail=40",
+            ],
             &["logs", "-n", SYSTEM, "ds/seawall-agent", "--tail=40"],
         ] {
             let said = self.cluster.plane.kubectl(args).await;
@@ -110,7 +118,16 @@ impl Installed {
 
     /// `seawall` in the operator's pod, as a person uses it there.
     pub async fn seawall(&self, args: &[&str]) -> anyhow::Result<String> {
-        let exec = ["exec", "-n", SYSTEM, "deploy/seawall", "-c", "operator", "--", "seawall"];
+        let exec = [
+            "exec",
+            "-n",
+            SYSTEM,
+            "deploy/seawall",
+            "-c",
+            "operator",
+            "--",
+            "seawall",
+        ];
         self.kubectl(&[&exec, args].concat(), "").await
     }
 
@@ -144,7 +161,12 @@ impl Installed {
     }
 
     /// Runs a program on a node to its end, and answers with what it printed.
-    pub async fn on_node(&self, node: &str, program: &str, args: &[&str]) -> anyhow::Result<String> {
+    pub async fn on_node(
+        &self,
+        node: &str,
+        program: &str,
+        args: &[&str],
+    ) -> anyhow::Result<String> {
         let outcome: process::Outcome = self.node(node).run(program, args).await?;
         let output = outcome.success()?;
         ensure!(!output.is_empty(), "{program} printed nothing");

@@ -11,6 +11,7 @@ pub enum Tool {
     ListIsolations,
     ListPolicies,
     GetPolicy,
+    ExplainConnection,
     VerifyEnforcement,
     SearchAuditLog,
     IsolateDevice,
@@ -35,12 +36,13 @@ pub enum Effect {
 }
 
 impl Tool {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ListDevices,
         Self::GetDevice,
         Self::ListIsolations,
         Self::ListPolicies,
         Self::GetPolicy,
+        Self::ExplainConnection,
         Self::VerifyEnforcement,
         Self::SearchAuditLog,
         Self::IsolateDevice,
@@ -58,6 +60,7 @@ impl Tool {
             Self::ListIsolations => "list_isolations",
             Self::ListPolicies => "list_policies",
             Self::GetPolicy => "get_policy",
+            Self::ExplainConnection => "explain_connection",
             Self::VerifyEnforcement => "verify_enforcement",
             Self::SearchAuditLog => "search_audit_log",
             Self::IsolateDevice => "isolate_device",
@@ -80,6 +83,7 @@ impl Tool {
             | Self::ListIsolations
             | Self::ListPolicies
             | Self::GetPolicy
+            | Self::ExplainConnection
             | Self::VerifyEnforcement
             | Self::SearchAuditLog => Effect::Read,
             Self::IsolateDevice | Self::BlockDestination => Effect::Tighten,
@@ -132,6 +136,7 @@ mod tests {
         assert_eq!(
             names,
             [
+                "explain_connection",
                 "get_device",
                 "get_policy",
                 "list_devices",

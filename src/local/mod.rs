@@ -12,6 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::access::Directory;
+use crate::domain::explain::{Explanation, Question};
 use crate::domain::names::{DeviceId, ObjectKey};
 use types::{
     AgentRecord, Appended, AuditPage, AuditQuery, DeviceView, Preview, Previewed, Problem,
@@ -63,6 +64,9 @@ pub trait Standings: Send + Sync {
 
     /// Compiles the world with this resource in it, and writes nothing.
     async fn preview(&self, tenant: &str, preview: &Preview) -> Result<Previewed, Problem>;
+
+    /// Who reaches whom, and what decides it, as far as the question's tenant sees it.
+    async fn explain(&self, question: Question) -> Result<Explanation, Problem>;
 
     /// Has these devices read back now; none named means all of the tenant that are connected.
     async fn verify(&self, tenant: &str, devices: &[DeviceId]) -> Result<VerifyReport, Problem>;

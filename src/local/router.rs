@@ -17,6 +17,7 @@ use super::types::{
     VerifyRequest,
 };
 use super::{Kind, Sources};
+use crate::domain::explain::{Explanation, Question};
 use crate::domain::names::{DeviceId, ObjectKey};
 
 /// Longer than any wait that a request may ask for.
@@ -44,6 +45,7 @@ pub fn router(sources: Sources) -> Router {
             get(policy_settled),
         )
         .route("/v1/tenants/{tenant}/preview", post(preview))
+        .route("/v1/tenants/{tenant}/explain", post(explain))
         .route("/v1/tenants/{tenant}/verify", post(verify))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -67,7 +69,7 @@ impl IntoResponse for Problem {
 
 type Answer<T> = Result<Json<T>, Problem>;
 
-const NOT_SYNCED: &str =
+pub const NOT_SYNCED: &str =
     "the operator has not seen the cluster yet: try again in a few seconds, and see its /ready";
 
 async fn ready(State(sources): State<Sources>) -> Answer<Ready> {
@@ -171,6 +173,15 @@ async fn preview(
 ) -> Answer<Previewed> {
     let previewed = sources.enforcement.preview(&tenant, &preview).await?;
     Ok(Json(previewed))
+}
+
+async fn explain(
+    State(sources): State<Sources>,
+    Path(tenant): Path<String>,
+    Json(mut question): Json<Question>,
+) -> Answer<Explanation> {
+    question.tenant = Some(tenant);
+    Ok(Json(sources.enforcement.explain(question).await?))
 }
 
 async fn verify(

@@ -11,6 +11,7 @@
 //! | `GET /v1/tenants/{tenant}/isolations/{name}/settled?…` [`SettledQuery`] | [`Standing`] as soon as every connected point has read it back (or has it no more), or as it is after the timeout |
 //! | `GET /v1/tenants/{tenant}/policies/{name}/settled?…` | the same for a Policy |
 //! | `POST /v1/tenants/{tenant}/preview` [`Preview`] | [`Previewed`]: what compile would think of it, nothing written |
+//! | `POST /v1/tenants/{tenant}/explain` [`Question`](crate::domain::explain::Question) | [`Explanation`](crate::domain::explain::Explanation), as far as the tenant sees it |
 //! | `POST /v1/tenants/{tenant}/verify` [`VerifyRequest`] | [`VerifyReport`], read back from each device now |
 //!
 //! Every other answer is a [`Problem`]: 400 for a request that can't be read, 503 for what can't be
@@ -70,6 +71,8 @@ pub const UNAVAILABLE: &str = "unavailable";
 /// The code of a [`Problem`] of what doesn't exist.
 pub const NOT_FOUND: &str = "not_found";
 /// The code of a refusal that is the API server's.
+pub const INVALID: &str = "invalid";
+
 pub const REFUSED_BY_API_SERVER: &str = "refused_by_api_server";
 
 /// An error, in words for the caller, with the next step.

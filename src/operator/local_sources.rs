@@ -18,12 +18,15 @@ use super::moments;
 use super::standings::{Assessed, Moment};
 use crate::access::Directory;
 use crate::domain::compile::compile;
+use crate::domain::explain::{Explanation, Known, Question, Unanswerable, explain};
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::Acceptance;
 use crate::domain::world::{Resource, World};
 use crate::fleet::Fleet;
+use crate::local::router::NOT_SYNCED;
 use crate::local::types::{
-    DeviceView, Held, Preview, Previewed, Problem, SettledQuery, Standing, Unwritten, VerifyReport,
+    DeviceView, Held, INVALID, Preview, Previewed, Problem, SettledQuery, Standing, Unwritten,
+    VerifyReport,
 };
 use crate::local::{Devices, Kind, Scopes, Standings, socket};
 use crate::reconcile::view::View;
@@ -95,6 +98,7 @@ impl Devices for LocalDevices {
     }
 }
 
+#[derive(Clone)]
 pub struct LocalStandings {
     pub views: Views,
     pub fleet: Fleet,
@@ -103,6 +107,17 @@ pub struct LocalStandings {
 }
 
 impl LocalStandings {
+    /// The World as it is, whole.
+    async fn world(&self) -> Result<World, Problem> {
+        let (answer, world) = oneshot::channel();
+        let asked = async {
+            self.worlds.send(answer).await.ok()?;
+            world.await.ok()
+        };
+        let world = timeout(WORLD_TIMEOUT, asked).await.ok().flatten();
+        world.ok_or_else(|| Problem::unavailable("the operator's loop did not answer: try again"))
+    }
+
     /// Waits until it stands as it should, or the time is over.
     async fn stands(
         &self,
@@ -171,21 +186,36 @@ impl Standings for LocalStandings {
     }
 
     async fn preview(&self, tenant: &str, preview: &Preview) -> Result<Previewed, Problem> {
-        let (answer, world) = oneshot::channel();
-        let asked = async {
-            self.worlds.send(answer).await.ok()?;
-            world.await.ok()
-        };
-        let world = timeout(WORLD_TIMEOUT, asked)
-            .await
-            .ok()
-            .flatten()
-            .ok_or_else(|| Problem::unavailable("the operator's loop did not answer: try again"))?;
+        let world = self.world().await?;
         let (tenant, preview) = (tenant.to_owned(), preview.clone());
         // A World of thousands compiles for milliseconds: not on a thread that serves others.
         tokio::task::spawn_blocking(move || compiled_with(world, &tenant, preview))
             .await
             .map_err(|_| Problem::unavailable("the preview failed: see the operator's log"))
+    }
+
+    async fn explain(&self, question: Question) -> Result<Explanation, Problem> {
+        if self.views.borrow().is_none() {
+            return Err(Problem::unavailable(NOT_SYNCED));
+        }
+        let world = self.world().await?;
+        let applied = self.fleet.applied();
+        let explained = tokio::task::spawn_blocking(move || {
+            let compiled = compile(&world, Timestamp::now());
+            let known = Known {
+                world: &world,
+                compiled: &compiled,
+                applied: Some(&applied),
+            };
+            explain(&known, &question)
+        });
+        let explained = explained
+            .await
+            .map_err(|_| Problem::unavailable("explaining failed: see the operator's log"))?;
+        explained.map_err(|Unanswerable(message)| Problem {
+            code: INVALID.into(),
+            message,
+        })
     }
 
     async fn verify(&self, tenant: &str, devices: &[DeviceId]) -> Result<VerifyReport, Problem> {

@@ -63,14 +63,25 @@ async fn isolated_on(namespace: &str, node: &str) -> anyhow::Result<()> {
     for flow in &flows {
         last = last.max(flow.cut(asked, done)?.latency);
     }
-    eprintln!("{node}: {} flows cut, the last packet after {last:.1?}", flows.len());
+    eprintln!(
+        "{node}: {} flows cut, the last packet after {last:.1?}",
+        flows.len()
+    );
     for responder in &responders {
         let found = reach(suspect, responder, ANSWER).await?;
-        ensure!(found == Reach::NONE, "the pod reaches {} by {found:?}", responder.host().name());
+        ensure!(
+            found == Reach::NONE,
+            "the pod reaches {} by {found:?}",
+            responder.host().name()
+        );
     }
     for from in [&shop.neighbour.host, &shop.far.host] {
         let found = reach(from, &of_suspect, ANSWER).await?;
-        ensure!(found == Reach::NONE, "{} reaches the pod by {found:?}", from.name());
+        ensure!(
+            found == Reach::NONE,
+            "{} reaches the pod by {found:?}",
+            from.name()
+        );
     }
     // Management: the named port, from the named host alone.
     let found = reach(&shop.outside, &of_suspect, ANSWER).await?;
@@ -102,7 +113,10 @@ async fn released(
                 break;
             }
             let name = responder.host().name();
-            ensure!(Instant::now() < deadline, "{name}: {there:?} and {back:?} after release");
+            ensure!(
+                Instant::now() < deadline,
+                "{name}: {there:?} and {back:?} after release"
+            );
         }
     }
     Ok(())

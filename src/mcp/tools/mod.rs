@@ -4,6 +4,7 @@
 mod block_destination;
 mod create_policy;
 mod disable_policy;
+mod explain_connection;
 mod get_device;
 mod get_policy;
 mod isolate_device;
@@ -36,6 +37,7 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
         Tool::ListIsolations => list_isolations::run(call).await,
         Tool::ListPolicies => list_policies::run(call).await,
         Tool::GetPolicy => get_policy::run(call).await,
+        Tool::ExplainConnection => explain_connection::run(call).await,
         Tool::VerifyEnforcement => verify_enforcement::run(call).await,
         Tool::SearchAuditLog => search_audit_log::run(call).await,
         Tool::IsolateDevice => isolate_device::run(call).await,
@@ -61,6 +63,7 @@ fn define(tool: Tool) -> Definition {
         Tool::ListIsolations => list_isolations::define(),
         Tool::ListPolicies => list_policies::define(),
         Tool::GetPolicy => get_policy::define(),
+        Tool::ExplainConnection => explain_connection::define(),
         Tool::VerifyEnforcement => verify_enforcement::define(),
         Tool::SearchAuditLog => search_audit_log::define(),
         Tool::IsolateDevice => isolate_device::define(),
