@@ -129,4 +129,5 @@ require (
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
+// kube-router asks for a commit between two releases, which not every proxy has. The release builds, too.
 replace github.com/vishvananda/netlink => github.com/vishvananda/netlink v1.3.1
