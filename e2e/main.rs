@@ -11,6 +11,7 @@ mod caller;
 mod charts;
 mod cluster;
 mod demo;
+mod differential;
 mod fleet;
 mod harness;
 mod installed;

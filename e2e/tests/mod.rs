@@ -6,7 +6,9 @@ mod audit_log;
 mod bounds;
 mod chart;
 mod control_plane;
+mod differential;
 mod documents;
+mod explaining;
 mod lab;
 mod mcp;
 mod node;
@@ -28,6 +30,8 @@ pub fn all() -> Vec<Trial> {
         bounds::all(),
         chart::all(),
         control_plane::all(),
+        differential::all(),
+        explaining::all(),
         documents::all(),
         lab::all(),
         mcp::all(),

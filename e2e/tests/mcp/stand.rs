@@ -19,13 +19,15 @@ use seawall::access::decide::Decide;
 use seawall::access::{Directory, key};
 use seawall::api::{ApiKeyScopeSpec, TrustLevel};
 use seawall::audit::trail::entry_of;
+use seawall::domain::compile::compile;
+use seawall::domain::explain::{Explanation, Known, Question, explain};
 use seawall::domain::names::{DeviceId, ObjectKey};
 use seawall::domain::verdict::ScopeVerdict;
-use seawall::domain::world::Resource;
+use seawall::domain::world::{Resource, World};
 use seawall::local::client::Client;
 use seawall::local::types::{
-    AgentRecord, Appended, AuditEntry, AuditPage, AuditQuery, DeviceReadBack, DeviceView, Preview,
-    Previewed, Problem, SettledQuery, Standing, Unwritten, VerifyReport,
+    AgentRecord, Appended, AuditEntry, AuditPage, AuditQuery, DeviceReadBack, DeviceView, INVALID,
+    Preview, Previewed, Problem, SettledQuery, Standing, Unwritten, VerifyReport,
 };
 use seawall::local::{self, AuditTrail, Devices, Kind, Scopes, Sources, Standings};
 use seawall::mcp::{Cluster, Server, Settings};
@@ -47,6 +49,8 @@ pub struct Operator {
     log: Mutex<Vec<(String, Value)>>,
     /// The audit log takes nothing.
     pub full: AtomicBool,
+    /// What explanations are read from.
+    pub world: Mutex<World>,
     /// A device that must not be cut.
     pub protected: Mutex<Option<DeviceId>>,
 }
@@ -183,6 +187,19 @@ impl Standings for Operator {
             },
             message: if cuts { words.into() } else { String::new() },
             devices: 3,
+        })
+    }
+
+    async fn explain(&self, question: Question) -> Result<Explanation, Problem> {
+        let world = self.world.lock().expect("not poisoned").clone();
+        let known = Known {
+            world: &world,
+            compiled: &compile(&world, Timestamp::now()),
+            applied: None,
+        };
+        explain(&known, &question).map_err(|unanswerable| Problem {
+            code: INVALID.into(),
+            message: unanswerable.0,
         })
     }
 

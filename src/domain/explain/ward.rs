@@ -11,27 +11,26 @@ use crate::domain::enforcement::{SourceKind, WardGroup, WardIsolation};
 /// A pod, and the group that it is in.
 pub struct Ward<'a> {
     /// `namespace/pod`.
-    pub name: String,
+    pub name: &'a str,
     pub group: &'a WardGroup,
 }
 
 impl<'a> Ward<'a> {
-    /// The pod as its agent knows it, with the address that the packet has; none where nothing is in force
-    /// for it.
-    pub fn of(host: &Host<'a>, name: &str, direction: Direction, on: &Connection) -> Option<Self> {
+    /// The pod as its agent knows it, by the address that the packet has; none where nothing is in force for
+    /// it. Of two pods that claim one address, the one that is isolated counts, as it does there.
+    pub fn of(host: &Host<'a>, direction: Direction, on: &Connection) -> Option<Self> {
         let own = match direction {
             Direction::Egress => on.from,
             Direction::Ingress => on.to,
         };
-        let mut groups = host.state.wards.values();
-        let group = groups.find(|group| {
-            let member = group.members.get(name);
-            member.is_some_and(|addresses| addresses.contains(&own))
-        })?;
-        Some(Self {
-            name: name.to_owned(),
-            group,
-        })
+        let claims = host.state.wards.values().filter_map(|group| {
+            let mut members = group.members.iter();
+            let (name, _) = members.find(|(_, addresses)| addresses.contains(&own))?;
+            Some(Self { name, group })
+        });
+        let mut claims: Vec<Self> = claims.collect();
+        claims.sort_by_key(|ward| ward.group.isolation.is_none());
+        claims.into_iter().next()
     }
 
     /// `by_its_node` for a connection that the pod's own node opens, which policies don't judge.
@@ -69,7 +68,7 @@ impl<'a> Ward<'a> {
         let managed =
             management.any(|rule| rule.network.contains(&on.from) && has_port(&rule.ports, on));
         let probed = || {
-            let mut probes = isolation.probes.get(&self.name).into_iter().flatten();
+            let mut probes = isolation.probes.get(self.name).into_iter().flatten();
             by_its_node && probes.any(|ports| is_in(ports, on))
         };
         let (rule, did) = match opened_to_it {

@@ -176,8 +176,12 @@ impl<'a> Way<'a> {
                     let mut steps = Steps::default();
                     let contained = host.contain(hook, on, &mut steps);
                     accepted = contained == Outcome::Allowed;
+                    let bridged = self.to.is_pod() && self.from.node() == self.to.node();
+                    if bridged && contained == Outcome::Denied && host.state.wards.is_empty() {
+                        self.note(words::BRIDGED);
+                    }
                     if contained == Outcome::Undecided {
-                        judge_ward(&host, key, Direction::Egress, on, false, &mut steps);
+                        judge_ward(&host, Direction::Egress, on, false, &mut steps);
                     }
                     points.push(self.pod_point(&host, Side::Source, self.from, steps));
                 }
@@ -221,7 +225,7 @@ impl<'a> Way<'a> {
                         }
                     };
                     if contained == Outcome::Undecided {
-                        judge_ward(&host, key, Direction::Ingress, on, within, &mut steps);
+                        judge_ward(&host, Direction::Ingress, on, within, &mut steps);
                     }
                     points.push(self.pod_point(&host, Side::Destination, self.to, steps));
                 }
@@ -283,13 +287,12 @@ fn host_point(host: &Host<'_>, of: HostOf<'_>, hook: Hook, side: Side, on: &Conn
 
 fn judge_ward(
     host: &Host<'_>,
-    key: &ObjectKey,
     direction: Direction,
     on: &Connection,
     by_its_node: bool,
     steps: &mut Steps,
 ) {
-    if let Some(ward) = Ward::of(host, &key.to_string(), direction, on) {
+    if let Some(ward) = Ward::of(host, direction, on) {
         ward.judge(direction, on, by_its_node, steps);
     }
 }

@@ -13,6 +13,8 @@ pub const ENFORCED_BY_PLUGIN: &str = "a NetworkPolicy decides: whether the clust
 pub const POD_BY_ADDRESS: &str = "an ipBlock allows this by the address of a pod: Kubernetes leaves open whether a network plugin takes ipBlocks for pods, and some don't";
 pub const ICMP_IS_UNDEFINED: &str = "Kubernetes says nothing of ICMP and NetworkPolicies: network plugins differ, and what is said here is the strict reading, that only a rule without ports allows it";
 
+pub const BRIDGED: &str = "both pods are on one node: where they are ports of one bridge, their packets pass the node's rules only if net.bridge.bridge-nf-call-iptables is on";
+
 pub fn protocol(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "TCP",
