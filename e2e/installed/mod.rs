@@ -31,7 +31,7 @@ impl Installed {
         let starting = nodes.iter().map(|(name, options)| {
             let cluster = &cluster;
             async move {
-                let mut node = Node::start(cluster, name, options.clone()).await?;
+                let node = Node::start(cluster, name, options.clone()).await?;
                 node.load(seawall().await?).await?;
                 anyhow::Ok(node)
             }
@@ -67,7 +67,7 @@ impl Installed {
             let operator = operators.get("seawall").await?.status;
             let operator = operator.and_then(|status| status.available_replicas);
             let agents = agents.get("seawall-agent").await?.status;
-            let agents = agents.and_then(|status| status.number_ready);
+            let agents = agents.map(|status| status.number_ready);
             Ok((operator == Some(1) && agents == Some(nodes)).then_some(()))
         });
         match ready.await {
