@@ -99,6 +99,7 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
                 device: Some(device.to_string()),
                 ..Target::default()
             },
+            user_names: None,
             reason: reason.clone(),
             management: input.management,
             incident: input.incident,
