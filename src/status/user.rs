@@ -134,7 +134,7 @@ impl<'a> UserFacts<'a> {
         let mut words = Vec::new();
         if !self.user.os.is_empty() {
             words.push(format!(
-                "{} of {} devices have read it back, and {} of them have an account {}",
+                "{} of {} devices have read it back, and {} of them have such an account ({})",
                 self.devices.programmed.len(),
                 self.devices.all.len(),
                 self.with_account,

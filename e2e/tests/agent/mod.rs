@@ -7,6 +7,7 @@ mod isolation;
 mod policy;
 mod stream;
 mod table;
+mod users;
 
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Trial> {
         policy::all(),
         stream::all(),
         table::all(),
+        users::all(),
     ]
     .into_iter()
     .flatten()
