@@ -65,7 +65,7 @@ use super::selectors::pod_selector_schema;
     validation = ("self.probes == 'Cut' || has(self.target.workload)", "only a workload has probes to keep: leave probes out"),
     validation = ("!has(self.userNames) || has(self.target.user)", "userNames are the names of target.user: name a user, or leave them out"),
     validation = ("has(self.userNames) == has(oldSelf.userNames) && (!has(self.userNames) || self.userNames == oldSelf.userNames)", "userNames cannot be changed: delete this Isolation and create another"),
-    validation = ("!has(self.target.user) || size(self.management) == 0", "a suspended user has no management paths: leave management out")
+    validation = ("!has(self.target.user) || !has(self.management) || size(self.management) == 0", "a suspended user has no management paths: leave management out")
 )]
 pub struct IsolationSpec {
     /// What is isolated. It cannot be changed: delete this Isolation and make another.

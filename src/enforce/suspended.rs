@@ -133,15 +133,32 @@ impl Keeper {
             "metadata": {"name": CONFIG_MAP, "namespace": self.namespace},
             "data": data(users),
         });
-        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
-        // Keys that others added are taken over, and go with the next write.
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        let patch = Patch::Apply(body);
-        timeout(CALL_TIMEOUT, maps.patch(CONFIG_MAP, &params, &patch))
+        let written = self.patch(&params, &Patch::Apply(body)).await?;
+        // Keys of others don't go with an apply.
+        let ours = data(users);
+        let theirs = written.data.unwrap_or_default().into_keys();
+        let theirs: Map<String, Value> = theirs
+            .filter(|key| !ours.contains_key(key))
+            .map(|key| (key, Value::Null))
+            .collect();
+        if !theirs.is_empty() {
+            let params = PatchParams {
+                field_manager: Some(FIELD_MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            let patch = Patch::Merge(json!({"data": theirs}));
+            self.patch(&params, &patch).await?;
+        }
+        Ok(())
+    }
+
+    async fn patch(&self, params: &PatchParams, patch: &Patch<Value>) -> Result<ConfigMap> {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        timeout(CALL_TIMEOUT, maps.patch(CONFIG_MAP, params, patch))
             .await
             .context("the API server did not answer within 10 s")?
-            .with_context(|| format!("writing the ConfigMap {CONFIG_MAP}"))?;
-        Ok(())
+            .with_context(|| format!("writing the ConfigMap {CONFIG_MAP}"))
     }
 
     fn publish(&self, stored: Option<&SuspendedUsers>, kept: Result<()>) {

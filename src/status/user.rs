@@ -132,7 +132,7 @@ impl<'a> UserFacts<'a> {
     /// How far each part is, and what is beside it.
     fn words(&self, beside: &str) -> String {
         let mut words = Vec::new();
-        if !self.user.os.is_empty() {
+        if !self.devices.all.is_empty() {
             words.push(format!(
                 "{} of {} devices have read it back, and {} of them have such an account ({})",
                 self.devices.programmed.len(),
