@@ -141,6 +141,10 @@ impl Host {
         setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {}", self.name()))
     }
 
+    pub(super) fn namespace(&self) -> &str {
+        &self.0.attachment.namespace
+    }
+
     fn namespace_file(&self) -> String {
         format!("/run/netns/{}", self.0.attachment.namespace)
     }

@@ -29,6 +29,7 @@ mod reports;
 mod roster;
 mod server;
 mod session;
+mod sightings;
 mod tables;
 mod tls;
 mod views;
