@@ -165,6 +165,7 @@ mod tests {
                 uid: (*name).into(),
                 generation: 1,
                 written_by: None,
+                created: None,
                 spec: spec.clone(),
             };
             (named(name), resource)
@@ -220,6 +221,7 @@ mod tests {
             uid: "1".into(),
             generation: 1,
             written_by: None,
+            created: None,
             spec: spec(&["a"]),
         };
         let verdict = ScopeVerdict {

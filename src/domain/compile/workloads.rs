@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::Draft;
@@ -49,11 +50,12 @@ impl<'w> Draft<'w> {
             .collect()
     }
 
-    /// Who enforces for these pods. One that has no address yet sends and receives nothing, and is
-    /// nobody's.
+    /// Who enforces a resource that was made at `since` for these pods. One that has no address yet sends
+    /// and receives nothing, and is nobody's.
     pub(super) fn standing<'p>(
         &self,
         pods: impl IntoIterator<Item = (&'p ObjectKey, &'p Pod)>,
+        since: Option<Timestamp>,
     ) -> Workloads {
         let mut workloads = Workloads::default();
         for (key, pod) in pods {
@@ -73,6 +75,7 @@ impl<'w> Draft<'w> {
                 let ward = Ward {
                     device: device.clone(),
                     addresses: pod.addresses.clone(),
+                    started: pod.started.filter(|started| Some(*started) > since),
                 };
                 workloads.wards.insert(key.clone(), ward);
             } else {
