@@ -12,6 +12,7 @@ mod explaining;
 mod lab;
 mod mcp;
 mod node;
+mod node_enrolment;
 mod operator;
 mod private;
 mod process;
@@ -31,11 +32,12 @@ pub fn all() -> Vec<Trial> {
         chart::all(),
         control_plane::all(),
         differential::all(),
-        explaining::all(),
         documents::all(),
+        explaining::all(),
         lab::all(),
         mcp::all(),
         node::all(),
+        node_enrolment::all(),
         operator::all(),
         private::all(),
         process::all(),
