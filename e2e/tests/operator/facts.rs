@@ -3,7 +3,7 @@
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
-use super::fixture::{Fixture, PATIENCE};
+use super::fixture::{Fixture, PATIENCE, SYSTEM};
 use crate::harness::{case, eventually};
 
 pub fn all() -> Vec<Trial> {
@@ -73,6 +73,9 @@ fn pod(name: &str) -> Value {
 /// A node, the tenant, and one pod in it with an address.
 async fn furnished() -> anyhow::Result<Fixture> {
     let fixture = Fixture::start().await?;
+    // Its pods would be counted too.
+    let agents = ["delete", "daemonsets", "-n", SYSTEM, "--all"];
+    fixture.plane.kubectl(&agents).await?;
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "worker-1"},
         "spec": {"podCIDRs": ["10.244.1.0/24"], "podCIDR": "10.244.1.0/24"}});
     fixture.apply(&node).await?;
