@@ -119,7 +119,7 @@ fn every_access_meets_every_tool_and_every_target_as_the_table_says() {
             }
         }
     }
-    assert_eq!(cells, 4 * 13 * 7);
+    assert_eq!(cells, 4 * 14 * 7);
 }
 
 #[test]

@@ -188,6 +188,6 @@ mod tests {
     fn the_list_of_all_tools_leaves_a_model_its_room() {
         let sizes = Tool::ALL.map(|tool| (tool.name(), bytes(definition(tool))));
         let all: usize = sizes.iter().map(|(_, size)| size).sum();
-        assert!(all < 48_000, "{all} bytes: {sizes:?}");
+        assert!(all < 52_000, "{all} bytes: {sizes:?}");
     }
 }
