@@ -142,6 +142,7 @@ async fn node_and_pod() -> anyhow::Result<()> {
         let (pod, node) = (&stand.bad, stand.host());
         let in_pod = Responder::start(pod, PORT).await?;
         let on_node = Responder::start(node, PORT).await?;
+        assert_eq!(reach(pod, &on_node, LIMIT).await?, Reach::ALL, "{wiring:?}");
         let denied = group(&[pod], json!({"defaults": deny_all()}));
         stand
             .operator
