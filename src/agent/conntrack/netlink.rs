@@ -63,6 +63,9 @@ enum Answer<T> {
     End(Option<io::Error>),
 }
 
+/// What was kept of an answer, and how it ended: none for done.
+type End<K> = (Option<K>, Option<io::Error>);
+
 impl Requests {
     /// `protocol` is one of `netlink_sys::protocols`.
     pub fn open(protocol: isize) -> Result<Self, NetlinkError> {
@@ -140,7 +143,7 @@ impl Requests {
         &mut self,
         requests: &[T],
         keep: fn(T) -> K,
-    ) -> Result<Vec<(Option<K>, Option<io::Error>)>, NetlinkError>
+    ) -> Result<Vec<End<K>>, NetlinkError>
     where
         T: NetlinkSerializable + NetlinkDeserializable + Clone,
     {
