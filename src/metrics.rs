@@ -19,6 +19,8 @@ pub struct Metrics {
     pub watch_synced: Family<KindLabel, Gauge>,
     /// Objects that are skipped because this version can't read them.
     pub malformed: Family<KindLabel, Gauge>,
+    /// Facts about the cluster that the loop knows, by the kind of object that they are of.
+    pub world_objects: Family<KindLabel, Gauge>,
     /// 1 while this replica writes.
     pub leading: Gauge,
     pub compiles: Counter,
@@ -91,6 +93,7 @@ impl Metrics {
             registry: Arc::default(),
             watch_synced: Family::default(),
             malformed: Family::default(),
+            world_objects: Family::default(),
             leading: Gauge::default(),
             compiles: Counter::default(),
             compile_seconds: Histogram::new(LATENCY_BUCKETS),
@@ -117,6 +120,11 @@ impl Metrics {
                 "malformed_objects",
                 "Objects that are skipped because they can't be read",
                 self.malformed.clone(),
+            );
+            registry.register(
+                "world_objects",
+                "Objects of the cluster that decide who may talk to whom, as the loop knows them",
+                self.world_objects.clone(),
             );
             registry.register(
                 "leading",

@@ -19,6 +19,9 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY`].
 pub const MANAGED_BY_SEAWALL: &str = "seawall";
 
+/// The field manager of the NetworkPolicies that the operator makes.
+pub const NETWORK_POLICY_MANAGER: &str = "seawall/netpol";
+
 /// The namespace of the agents' ServiceAccounts.
 pub const AGENTS_NAMESPACE: &str = "seawall-agents";
 

@@ -38,6 +38,7 @@ impl Operator {
             policies: self.watch_observed::<Policy, _, _>(Kind::Policy, observer.as_ref()),
             isolations: self.watch_observed::<Isolation, _, _>(Kind::Isolation, observer.as_ref()),
             scopes: self.watch_observed::<ApiKeyScope, _, _>(Kind::ApiKeyScope, observer.as_ref()),
+            cluster: self.watch_cluster(),
             fleet: base.fleet.clone(),
             mandate: self.mandate.clone(),
             confirmations,

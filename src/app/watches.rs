@@ -1,8 +1,9 @@
 //! Starts watches, each with the task that narrows and passes on what it sees, and the appliers that
 //! have a watch of their own.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::core::DynamicObject;
 use kube::discovery::ApiResource;
 use kube::{Api, Client};
@@ -19,8 +20,9 @@ use crate::enforce::holds::{StoredHolds, stored as stored_holds};
 use crate::enforce::owned::{Applier, Owned, Placed, Wanted, stored};
 use crate::metrics::{KindLabel, PartKindLabel};
 use crate::operator::protected::{self, Addresses, Part, Protecting, Source};
+use crate::reconcile::ClusterWatches;
 use crate::reconcile::holds::CONFIG_MAP;
-use crate::watch::{Change, Kind, Raw, Watch, Watched, narrow};
+use crate::watch::{Change, Kind, Raw, Watch, Watched, cluster, narrow, pod};
 
 /// Changes of one kind that wait for their reader.
 const CHANGES: usize = 256;
@@ -84,6 +86,19 @@ impl Operator {
     {
         let objects = api(&self.client, &ApiResource::erase::<K>(&()), None);
         self.spawn_watch(Watch::all(objects, kind, narrow))
+    }
+
+    /// Watches what is in the cluster: pods that are not finished, where they run, and what others allow them.
+    pub(super) fn watch_cluster(&mut self) -> ClusterWatches {
+        let pods = api(&self.client, &ApiResource::erase::<Pod>(&()), None);
+        let pods = Watch::all(pods, Kind::Pod, pod::pod).with_fields(pod::NOT_FINISHED);
+        ClusterWatches {
+            pods: self.spawn_watch(pods),
+            namespaces: self.watch_all::<Namespace, _>(Kind::Namespace, cluster::namespace),
+            nodes: self.watch_all::<Node, _>(Kind::Node, cluster::node),
+            others_policies: self
+                .watch_all::<NetworkPolicy, _>(Kind::OthersNetworkPolicy, cluster::others_policy),
+        }
     }
 
     /// Starts a watch; until its first list is read, the process is not ready.

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures::StreamExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::DynamicObject;
 use kube::discovery::ApiResource;
@@ -28,7 +27,7 @@ use crate::api::stamps;
 use crate::domain::applied::Obstacle;
 use crate::domain::names::ObjectKey;
 use crate::leadership::Mandate;
-use crate::watch::{Change, Kind, Raw};
+use crate::watch::{Change, Kind, Raw, is_ours};
 
 /// At most this many writes of one kind at a time: the API server is not ours alone.
 const CONCURRENT: usize = 8;
@@ -67,21 +66,6 @@ pub fn stored<K: Owned>(raw: Raw) -> Result<Stored<K::Content>, String> {
         terminating: raw.metadata.deletion_timestamp.is_some(),
         content: K::content(&raw.data)?,
     })
-}
-
-/// Our label alone could be anybody's; our field manager's entry comes only from our writes.
-fn is_ours(metadata: &ObjectMeta, manager: &str) -> bool {
-    let labelled = metadata.labels.as_ref().is_some_and(|labels| {
-        labels
-            .get(stamps::MANAGED_BY)
-            .is_some_and(|value| value == stamps::MANAGED_BY_SEAWALL)
-    });
-    let written = metadata.managed_fields.as_ref().is_some_and(|entries| {
-        entries.iter().any(|entry| {
-            entry.manager.as_deref() == Some(manager) && entry.operation.as_deref() == Some("Apply")
-        })
-    });
-    labelled && written
 }
 
 /// One applier's task.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::cluster::ClusterWatches;
 use super::happening::Happening;
 use super::holds::HoldList;
 use super::leading::KindCheck;
@@ -30,6 +31,7 @@ pub struct Inputs {
     pub policies: Watching<PolicySpec, PolicyStatus>,
     pub isolations: Watching<IsolationSpec, IsolationStatus>,
     pub scopes: Watching<ApiKeyScopeSpec, ApiKeyScopeStatus>,
+    pub cluster: ClusterWatches,
     /// The device table, and where bundles go.
     pub fleet: Fleet,
     pub mandate: Mandate,

@@ -6,6 +6,7 @@
 //! between an Isolation and its device. A process that waits for the lease keeps its World warm; only
 //! the leader hands anything on.
 
+mod cluster;
 mod custody;
 pub mod happening;
 pub mod holds;
@@ -18,6 +19,7 @@ mod releases;
 pub mod tracked;
 pub mod view;
 
+pub use cluster::ClusterWatches;
 pub use inputs::{Inputs, Outputs};
 pub use leading::KindCheck;
 pub use reconciler::Reconciler;

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::cluster::{Cluster, ClusterChange};
 use super::custody::Custody;
 use super::inputs::{Inputs, Outputs};
 use super::leading::Leading;
@@ -34,6 +35,7 @@ pub struct Reconciler {
     pub(super) policies: Tracked<PolicyStatus>,
     pub(super) isolations: Tracked<IsolationStatus>,
     pub(super) scopes: Tracked<ApiKeyScopeStatus>,
+    pub(super) cluster: Cluster,
     pub(super) custody: Custody,
     pub(super) leading: Leading,
     /// It was heard what is protected: what can't be found out is not waited for.
@@ -41,6 +43,7 @@ pub struct Reconciler {
     /// Facts changed since the last compile.
     pub(super) dirty: bool,
     pub(super) compiled: Option<Arc<Compiled>>,
+    turned: Instant,
 }
 
 /// Why the loop wakes.
@@ -48,6 +51,7 @@ enum Wake {
     Policy(Option<Change<Watched<PolicySpec, PolicyStatus>>>),
     Isolation(Option<Change<Watched<IsolationSpec, IsolationStatus>>>),
     Scope(Option<Change<Watched<ApiKeyScopeSpec, ApiKeyScopeStatus>>>),
+    Cluster(Result<ClusterChange>),
     Fleet,
     Mandate,
     Protected,
@@ -78,11 +82,13 @@ impl Reconciler {
             policies: Tracked::default(),
             isolations: Tracked::default(),
             scopes: Tracked::default(),
+            cluster: Cluster::default(),
             custody: Custody::default(),
             leading: Leading::default(),
             protected_known: false,
             dirty: true,
             compiled: None,
+            turned: Instant::now(),
         }
     }
 
@@ -96,9 +102,14 @@ impl Reconciler {
                 self.stop_leading();
                 return Ok(());
             }
-            self.take_in(wake)?;
-            self.take_in_the_rest()?;
+            let news = self.take_in(wake)?;
+            let more_news = self.take_in_the_rest()?;
+            self.count_cluster();
+            if !news && !more_news {
+                continue;
+            }
             self.turn().await?;
+            self.turned = Instant::now();
             self.outputs
                 .health
                 .send_modify(|health| health.turned = Some(Timestamp::now()));
@@ -131,12 +142,14 @@ impl Reconciler {
             Some(asked) = inputs.questions.recv() => Wake::Asked(asked),
             checked = self.leading.kind_check() => Wake::KindChecked(checked),
             () = sleep_until(time) => Wake::Time,
+            // Last, for what changes all the time must not keep the rest waiting.
+            change = inputs.cluster.next() => Wake::Cluster(change),
         }
     }
 
     /// When the loop has to turn although nothing happened.
     fn next_time(&self) -> Instant {
-        let tick = Instant::now() + TICK;
+        let tick = self.turned + TICK;
         let wake = self
             .compiled
             .as_ref()
@@ -154,21 +167,26 @@ impl Reconciler {
             .unwrap_or(tick)
     }
 
-    /// Everything that is there already belongs to the same turn.
-    fn take_in_the_rest(&mut self) -> Result<()> {
+    /// Everything that is there already belongs to the same turn. Whether there was anything to turn for.
+    fn take_in_the_rest(&mut self) -> Result<bool> {
+        let mut news = false;
         while let Ok(change) = self.inputs.isolations.try_recv() {
-            self.take_in(Wake::Isolation(Some(change)))?;
+            news |= self.take_in(Wake::Isolation(Some(change)))?;
         }
         while let Ok(change) = self.inputs.policies.try_recv() {
-            self.take_in(Wake::Policy(Some(change)))?;
+            news |= self.take_in(Wake::Policy(Some(change)))?;
         }
         while let Ok(change) = self.inputs.scopes.try_recv() {
-            self.take_in(Wake::Scope(Some(change)))?;
+            news |= self.take_in(Wake::Scope(Some(change)))?;
         }
-        Ok(())
+        while let Some(change) = self.inputs.cluster.try_next() {
+            news |= self.take_in(Wake::Cluster(Ok(change)))?;
+        }
+        Ok(news)
     }
 
-    fn take_in(&mut self, wake: Wake) -> Result<()> {
+    /// Whether it is a reason for a turn.
+    fn take_in(&mut self, wake: Wake) -> Result<bool> {
         match wake {
             Wake::Isolation(Some(change)) => self.take_isolation(change),
             Wake::Policy(Some(change)) => {
@@ -176,6 +194,11 @@ impl Reconciler {
             }
             Wake::Scope(Some(change)) => {
                 self.dirty |= self.scopes.take(&mut self.world.scopes, change).facts;
+            }
+            Wake::Cluster(change) => {
+                let news = self.cluster.take(&mut self.world, change?);
+                self.dirty |= news;
+                return Ok(news);
             }
             Wake::Fleet => self.take_devices(),
             Wake::Protected => self.take_protected(),
@@ -190,7 +213,19 @@ impl Reconciler {
                 bail!("a watch ended")
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    fn count_cluster(&self) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (kind, malformed, known) in self.cluster.counts(&self.world) {
+            let kind = KindLabel {
+                kind: kind.as_str(),
+            };
+            let metrics = &self.metrics;
+            metrics.malformed.get_or_create(&kind).set(gauge(malformed));
+            metrics.world_objects.get_or_create(&kind).set(gauge(known));
+        }
     }
 
     fn take_isolation(&mut self, change: Change<Watched<IsolationSpec, IsolationStatus>>) {
@@ -232,6 +267,7 @@ impl Reconciler {
         self.policies.was_read()
             && self.isolations.was_read()
             && self.scopes.was_read()
+            && self.cluster.was_read()
             && self.protected_known
     }
 

@@ -260,6 +260,10 @@ fn resource(kind: Kind) -> Option<ApiResource> {
         | Kind::ServiceAccount
         | Kind::Holds
         | Kind::Service
-        | Kind::EndpointSlice => None,
+        | Kind::EndpointSlice
+        | Kind::Pod
+        | Kind::Namespace
+        | Kind::Node
+        | Kind::OthersNetworkPolicy => None,
     }
 }

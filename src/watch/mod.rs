@@ -5,7 +5,9 @@
 //! [`Change::Lost`], never an empty list. Nothing is decided here: the loop owns the World, the
 //! appliers own what they made.
 
+pub mod cluster;
 mod narrow;
+pub mod pod;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -16,9 +18,11 @@ use serde_json::Value;
 pub use narrow::{Watched, narrow};
 pub use stream::Watch;
 
+use crate::api::stamps;
 use crate::domain::names::ObjectKey;
 
-/// The watched kinds: of what decides what is in force, and of what the operator makes.
+/// The watched kinds: of what decides what is in force, and of what the operator makes. What others make
+/// of the same kind is watched apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     Policy,
@@ -30,6 +34,10 @@ pub enum Kind {
     Holds,
     Service,
     EndpointSlice,
+    Pod,
+    Namespace,
+    Node,
+    OthersNetworkPolicy,
 }
 
 impl Kind {
@@ -44,6 +52,10 @@ impl Kind {
             Self::Holds => "ConfigMap",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Pod => "Pod",
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::OthersNetworkPolicy => "NetworkPolicy of others",
         }
     }
 }
@@ -91,4 +103,19 @@ pub fn key_of(metadata: &ObjectMeta) -> ObjectKey {
         metadata.namespace.clone().unwrap_or_default(),
         metadata.name.clone().unwrap_or_default(),
     )
+}
+
+/// Whether the operator made the object. Our label alone could be anybody's; our field manager's entry comes only from our writes.
+pub fn is_ours(metadata: &ObjectMeta, manager: &str) -> bool {
+    let labelled = metadata.labels.as_ref().is_some_and(|labels| {
+        labels
+            .get(stamps::MANAGED_BY)
+            .is_some_and(|value| value == stamps::MANAGED_BY_SEAWALL)
+    });
+    let written = metadata.managed_fields.as_ref().is_some_and(|entries| {
+        entries.iter().any(|entry| {
+            entry.manager.as_deref() == Some(manager) && entry.operation.as_deref() == Some("Apply")
+        })
+    });
+    labelled && written
 }

@@ -46,10 +46,15 @@ impl<T> Watch<T> {
         self
     }
 
-    /// Only the object of this name.
-    pub fn named(mut self, name: &str) -> Self {
-        self.config = self.config.fields(&format!("metadata.name={name}"));
+    /// Only objects of these fields.
+    pub fn with_fields(mut self, fields: &str) -> Self {
+        self.config = self.config.fields(fields);
         self
+    }
+
+    /// Only the object of this name.
+    pub fn named(self, name: &str) -> Self {
+        self.with_fields(&format!("metadata.name={name}"))
     }
 
     /// Sends every change until `stop` or until nobody listens; `synced` hears whether the list is

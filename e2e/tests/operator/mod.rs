@@ -1,6 +1,7 @@
 //! The operator as a process, with the rights that the chart gives it, against a real API server.
 
 mod device;
+mod facts;
 pub mod fixture;
 mod holding;
 mod leadership;
@@ -14,6 +15,7 @@ use libtest_mimic::Trial;
 
 pub fn all() -> Vec<Trial> {
     [
+        facts::all(),
         holding::all(),
         leadership::all(),
         protected::all(),

@@ -6,6 +6,7 @@ use kube::discovery::ApiResource;
 use serde_json::{Value, json};
 
 use super::owned::Owned;
+use crate::api::stamps;
 use crate::watch::Kind;
 
 pub struct NetworkPolicies;
@@ -13,7 +14,7 @@ pub struct NetworkPolicies;
 impl Owned for NetworkPolicies {
     type Content = NetworkPolicySpec;
     const KIND: Kind = Kind::NetworkPolicy;
-    const MANAGER: &'static str = "seawall/netpol";
+    const MANAGER: &'static str = stamps::NETWORK_POLICY_MANAGER;
     // A pod that one policy isolates and the next one allows must not be open in between.
     const DELETES_FIRST: bool = false;
 
