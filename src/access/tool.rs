@@ -11,10 +11,13 @@ pub enum Tool {
     ListIsolations,
     ListPolicies,
     GetPolicy,
+    ListWorkloads,
     VerifyEnforcement,
     SearchAuditLog,
     IsolateDevice,
     ReleaseDevice,
+    IsolateWorkload,
+    ReleaseWorkload,
     BlockDestination,
     UnblockDestination,
     CreatePolicy,
@@ -35,16 +38,19 @@ pub enum Effect {
 }
 
 impl Tool {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::ListDevices,
         Self::GetDevice,
         Self::ListIsolations,
         Self::ListPolicies,
         Self::GetPolicy,
+        Self::ListWorkloads,
         Self::VerifyEnforcement,
         Self::SearchAuditLog,
         Self::IsolateDevice,
         Self::ReleaseDevice,
+        Self::IsolateWorkload,
+        Self::ReleaseWorkload,
         Self::BlockDestination,
         Self::UnblockDestination,
         Self::CreatePolicy,
@@ -58,10 +64,13 @@ impl Tool {
             Self::ListIsolations => "list_isolations",
             Self::ListPolicies => "list_policies",
             Self::GetPolicy => "get_policy",
+            Self::ListWorkloads => "list_workloads",
             Self::VerifyEnforcement => "verify_enforcement",
             Self::SearchAuditLog => "search_audit_log",
             Self::IsolateDevice => "isolate_device",
             Self::ReleaseDevice => "release_device",
+            Self::IsolateWorkload => "isolate_workload",
+            Self::ReleaseWorkload => "release_workload",
             Self::BlockDestination => "block_destination",
             Self::UnblockDestination => "unblock_destination",
             Self::CreatePolicy => "create_policy",
@@ -80,10 +89,14 @@ impl Tool {
             | Self::ListIsolations
             | Self::ListPolicies
             | Self::GetPolicy
+            | Self::ListWorkloads
             | Self::VerifyEnforcement
             | Self::SearchAuditLog => Effect::Read,
-            Self::IsolateDevice | Self::BlockDestination => Effect::Tighten,
-            Self::ReleaseDevice | Self::UnblockDestination | Self::DisablePolicy => Effect::Undo,
+            Self::IsolateDevice | Self::IsolateWorkload | Self::BlockDestination => Effect::Tighten,
+            Self::ReleaseDevice
+            | Self::ReleaseWorkload
+            | Self::UnblockDestination
+            | Self::DisablePolicy => Effect::Undo,
             Self::CreatePolicy => Effect::Write,
         }
     }
@@ -137,6 +150,7 @@ mod tests {
                 "list_devices",
                 "list_isolations",
                 "list_policies",
+                "list_workloads",
                 "search_audit_log",
                 "verify_enforcement",
             ]
