@@ -4,6 +4,7 @@
 mod reconciling;
 mod watches;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::leadership::{self, Mandate, Office, Timing};
 use crate::metrics::Metrics;
 use crate::operator::args::OperatorArgs;
 use crate::operator::base::{Base, Sockets};
+use crate::operator::for_nodes::ForNodes;
 use crate::operator::mcp_token::McpToken;
 use crate::operator::tasks::Tasks;
 use crate::operator::{logging, signals};
@@ -100,6 +102,7 @@ impl Operator {
             fleet::admin::socket::serve(&socket, admin, serving).await
         });
         self.spawn_mcp_token();
+        self.spawn_for_nodes(base);
         self.spawn_audit(base);
         let observer = sockets
             .webhook
@@ -127,6 +130,24 @@ impl Operator {
                 None => Ok(()),
             }
         });
+    }
+
+    fn spawn_for_nodes(&mut self, base: &Base) {
+        if self.args.node_service_account.is_none() {
+            return;
+        }
+        let port = self.args.fleet_listen.port();
+        let own = self.args.pod_ip.map(|ip| SocketAddr::new(ip, port));
+        let keeper = ForNodes {
+            client: self.client.clone(),
+            namespace: self.args.system_namespace.clone(),
+            authority: base.keys.authority.certificate_pem().to_owned(),
+            own,
+            advertised: self.args.operator_addresses.clone(),
+            mandate: self.mandate.clone(),
+        };
+        self.tasks
+            .spawn("what nodes are told", keeper.keep(self.stop.clone()));
     }
 
     fn spawn_mcp_token(&mut self) {

@@ -170,6 +170,7 @@ pub fn run_deadly() -> anyhow::Result<ExitCode> {
     let options = Options {
         state_directory: Path::new(&directory).to_owned(),
         join_token_file: None,
+        node: None,
         steps: Steps::told_to(move |step| {
             if step == deadly {
                 // Nothing of the process runs after this.

@@ -66,7 +66,7 @@ impl Operator {
         let port = listener.local_addr()?.port();
         let (witness, events) = Channel::new(10_000);
         let advertised = vec![format!("{address}:{port}")];
-        let fleet = Fleet::open(keys.clone(), store, Arc::new(witness), advertised).await?;
+        let fleet = Fleet::open(keys.clone(), store, Arc::new(witness), advertised, None).await?;
         fleet.lead().await?;
         let stop = CancellationToken::new();
         let server = {

@@ -8,6 +8,7 @@ mod chart;
 mod control_plane;
 mod lab;
 mod mcp;
+mod nodes;
 mod operator;
 mod private;
 mod process;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Trial> {
         control_plane::all(),
         lab::all(),
         mcp::all(),
+        nodes::all(),
         operator::all(),
         private::all(),
         process::all(),

@@ -1,5 +1,4 @@
-//! Enrolment: once in a device's life, a join token for an identity. The key is made here and never
-//! leaves.
+//! Enrolment: a join token, or a node's token, for an identity. The key is made here and never leaves.
 
 use std::time::Duration;
 
@@ -24,48 +23,83 @@ pub enum EnrollError {
     #[error("the operator refused the enrolment: {0}")]
     Refused(String),
     #[error(
-        "no operator was reached: {0}. Check the addresses in the join token, the network and the operator"
+        "no operator was reached: {0}. Check the addresses that it was looked for at, the network and the operator"
     )]
     Unreachable(String),
     #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
 
-/// Tries each address of the token once and keeps what the first answer gives.
+/// What a device enrols with.
+pub struct Invitation {
+    /// `host:port` of the operator, each tried in turn.
+    pub addresses: Vec<String>,
+    /// PEM. The only authority whose server certificate is accepted.
+    pub authority: String,
+    pub proof: Proof,
+}
+
+pub enum Proof {
+    JoinToken {
+        id: String,
+        secret: [u8; 32],
+    },
+    /// The ServiceAccount token of the agent's pod.
+    Node(String),
+}
+
+impl From<JoinToken> for Invitation {
+    fn from(token: JoinToken) -> Self {
+        Self {
+            addresses: token.addresses,
+            authority: certificate_pem(&token.ca_certificate),
+            proof: Proof::JoinToken {
+                id: token.id,
+                secret: token.secret,
+            },
+        }
+    }
+}
+
+/// Tries each address once and keeps what the first answer gives.
 pub async fn enroll(
     directory: &StateDirectory,
-    token: &JoinToken,
+    invitation: &Invitation,
 ) -> Result<Identity, EnrollError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make a key")?;
     let request = CertificateParams::default()
         .serialize_request(&key)
         .context("cannot make a certificate request")?;
-    let request = EnrollRequest {
-        token_id: token.id.clone(),
-        token_secret: token.secret.to_vec(),
+    let mut request = EnrollRequest {
         certificate_request: request.der().to_vec(),
         facts: Some(facts::gather()),
+        ..EnrollRequest::default()
     };
-    let authority = certificate_pem(&token.ca_certificate);
-    let response = ask_each(token, &authority, &request).await?;
-    let (identity, certificate) = accept(response, token, &key)?;
+    match &invitation.proof {
+        Proof::JoinToken { id, secret } => {
+            request.token_id = id.clone();
+            request.token_secret = secret.to_vec();
+        }
+        Proof::Node(token) => request.node_token = token.clone(),
+    }
+    let response = ask_each(invitation, &request).await?;
+    let (identity, certificate) = accept(response, invitation, &key)?;
     let credentials = Credentials {
         certificate,
         key: key.serialize_pem(),
-        authority,
+        authority: invitation.authority.clone(),
     };
     identity.save(directory, &credentials)?;
     Ok(identity)
 }
 
 async fn ask_each(
-    token: &JoinToken,
-    authority: &str,
+    invitation: &Invitation,
     request: &EnrollRequest,
 ) -> Result<EnrollResponse, EnrollError> {
     let mut failures = Vec::new();
-    for address in &token.addresses {
-        let channel = match connect_to_enroll(address, authority).await {
+    for address in &invitation.addresses {
+        let channel = match connect_to_enroll(address, &invitation.authority).await {
             Ok(channel) => channel,
             Err(error) => {
                 failures.push(format!("{error:#}"));
@@ -112,7 +146,7 @@ fn is_transient(code: Code) -> bool {
 /// What the operator gave is looked at before it is kept: a device with a wrong identity would be stuck.
 fn accept(
     response: EnrollResponse,
-    token: &JoinToken,
+    invitation: &Invitation,
     key: &KeyPair,
 ) -> anyhow::Result<(Identity, String)> {
     let wrong = |what: &str| {
@@ -130,8 +164,9 @@ fn accept(
     let identity = Identity {
         device,
         tenant: words::printable(&response.tenant, 63),
-        operator: token.addresses.clone(),
+        operator: invitation.addresses.clone(),
         bundle_keys: response.bundle_keys.iter().map(hex::encode).collect(),
+        node: matches!(invitation.proof, Proof::Node(_)),
     };
     identity
         .verifying_keys()
@@ -143,13 +178,13 @@ fn accept(
 mod tests {
     use super::*;
 
-    fn token() -> JoinToken {
-        JoinToken {
+    fn token() -> Invitation {
+        Invitation::from(JoinToken {
             id: "t".into(),
             secret: [1; 32],
             addresses: vec!["10.0.0.1:8443".into()],
             ca_certificate: vec![1],
-        }
+        })
     }
 
     fn response(key: &KeyPair) -> EnrollResponse {

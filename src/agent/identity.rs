@@ -20,10 +20,13 @@ const AUTHORITY: &str = "ca.crt";
 pub struct Identity {
     pub device: DeviceId,
     pub tenant: String,
-    /// `host:port`, from the join token.
+    /// `host:port`, from the join token; of a node, as the operator published it.
     pub operator: Vec<String>,
     /// Ed25519 public keys in hex: bundles signed by others are refused.
     pub bundle_keys: Vec<String>,
+    /// It enrolled as a node of the cluster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub node: bool,
 }
 
 /// PEM.
@@ -66,6 +69,11 @@ impl Identity {
             credentials.authority.as_bytes(),
             Secrecy::Readable,
         )?;
+        self.save_alone(directory)
+    }
+
+    /// The credentials stay.
+    pub fn save_alone(&self, directory: &StateDirectory) -> anyhow::Result<()> {
         let json = serde_json::to_vec_pretty(self).context("an identity is always JSON")?;
         directory.replace(IDENTITY, &json, Secrecy::OwnerOnly)
     }
@@ -124,6 +132,7 @@ mod tests {
             tenant: "acme".into(),
             operator: vec!["10.0.0.1:8443".into(), "operator.example:8443".into()],
             bundle_keys: vec![],
+            node: false,
         }
     }
 

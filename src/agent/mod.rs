@@ -10,6 +10,7 @@ mod enroll;
 mod facts;
 pub mod identity;
 pub mod nft;
+pub mod node;
 mod operator_channel;
 mod run;
 mod session;
@@ -26,8 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use run::{Options, run as run_until};
 
-use enroll::EnrollError;
+use enroll::{EnrollError, Invitation};
 use identity::Identity;
+use node::NodeArgs;
 use state_directory::StateDirectory;
 
 /// The operator said no: another token is needed, trying again is no use.
@@ -55,12 +57,21 @@ enum AgentCommand {
         /// Enrol with the join token in this file when the device has not enrolled yet.
         #[arg(long, value_name = "FILE")]
         join_token_file: Option<PathBuf>,
+        #[command(flatten)]
+        node: NodeArgs,
     },
-    /// Exchange a join token for an identity, once.
+    /// Exchange a join token, or a node's token, for an identity, once.
     Enroll {
         /// The file that holds the join token; - reads standard input.
-        #[arg(long, value_name = "FILE")]
-        join_token_file: PathBuf,
+        #[arg(
+            long,
+            value_name = "FILE",
+            required_unless_present = "node_token_file",
+            conflicts_with = "node_token_file"
+        )]
+        join_token_file: Option<PathBuf>,
+        #[command(flatten)]
+        node: NodeArgs,
     },
     /// Show who this device is, whether it is connected, and whether the kernel holds what it should.
     Status {
@@ -77,11 +88,15 @@ pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the agent's threads")?;
     match args.command {
-        AgentCommand::Run { join_token_file } => {
+        AgentCommand::Run {
+            join_token_file,
+            node,
+        } => {
             log_to_standard_error();
             let options = Options {
                 state_directory: args.state_dir,
                 join_token_file,
+                node: node.node(),
                 steps: enforcer::Steps::default(),
             };
             runtime.block_on(async {
@@ -98,8 +113,16 @@ pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
                 outcome.map(|()| ExitCode::SUCCESS)
             })
         }
-        AgentCommand::Enroll { join_token_file } => {
-            runtime.block_on(enroll_once(&args.state_dir, &join_token_file))
+        AgentCommand::Enroll {
+            join_token_file,
+            node,
+        } => {
+            let invite = || match (node.node(), join_token_file) {
+                (Some(node), _) => node.invitation(),
+                (None, Some(file)) => Ok(run::read_token(&file)?.into()),
+                (None, None) => bail!("give --join-token-file, or --node-token-file on a node"),
+            };
+            runtime.block_on(enroll_once(&args.state_dir, invite))
         }
         AgentCommand::Status { json } => runtime.block_on(status::print(&args.state_dir, json)),
     }
@@ -107,7 +130,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
 
 async fn enroll_once(
     state_directory: &std::path::Path,
-    token_file: &std::path::Path,
+    invite: impl FnOnce() -> anyhow::Result<Invitation>,
 ) -> anyhow::Result<ExitCode> {
     let directory = StateDirectory::open(state_directory)?;
     let _lock = directory.lock()?;
@@ -119,8 +142,7 @@ async fn enroll_once(
             state_directory.display()
         );
     }
-    let token = run::read_token(token_file)?;
-    match enroll::enroll(&directory, &token).await {
+    match enroll::enroll(&directory, &invite()?).await {
         Ok(identity) => {
             println!("enrolled as {} of {}", identity.device, identity.tenant);
             Ok(ExitCode::SUCCESS)

@@ -3,20 +3,23 @@
 //! without it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::bundle::Verifier;
 use super::drift::{TableWatch, watch_addresses};
 use super::enforcer::{self, Enforcer, Steps};
-use super::enroll::{EnrollError, enroll};
+use super::enroll::{EnrollError, Invitation, enroll};
 use super::facts;
 use super::identity::{Credentials, Identity};
 use super::nft::{Nft, Situation};
+use super::node::{Node, Renewal};
 use super::session::Session;
 use super::state_directory::StateDirectory;
 use super::status::StatusFile;
@@ -31,6 +34,8 @@ pub struct Options {
     pub state_directory: PathBuf,
     /// Read when the device has not enrolled yet.
     pub join_token_file: Option<PathBuf>,
+    /// On a node of the cluster, how it enrols.
+    pub node: Option<Node>,
     /// For tests that kill the agent between steps.
     pub steps: Steps,
 }
@@ -41,9 +46,23 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let _lock = directory.lock()?;
     let nft = Nft::find()?;
     nft.check().await?;
-    let Some(identity) = identity(&directory, &options, &stop).await? else {
-        return Ok(());
+    // Again with its new identity, when a node enrolled anew.
+    while live(&options, &directory, &nft, &stop).await? {}
+    Ok(())
+}
+
+/// The agent with one identity; whether there is another to go on with.
+async fn live(
+    options: &Options,
+    directory: &StateDirectory,
+    nft: &Nft,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    let Some(identity) = identity(directory, options, stop).await? else {
+        return Ok(false);
     };
+    let stop = &stop.child_token();
+    let (directory, nft) = (directory.clone(), nft.clone());
     let credentials = Credentials::load(&directory)?;
     let uid = nix::unistd::geteuid().as_raw();
 
@@ -58,7 +77,13 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         pinned: identity.pinned(),
     };
     let writers = nft.writers();
-    let mut enforcer = Enforcer::new(nft, verifier, situation, directory.clone(), options.steps);
+    let mut enforcer = Enforcer::new(
+        nft,
+        verifier,
+        situation,
+        directory.clone(),
+        options.steps.clone(),
+    );
     enforcer.start().await?;
     tracing::info!(
         device = %identity.device,
@@ -74,6 +99,14 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let (tampered_found, tampered) = mpsc::channel(TAMPERING);
     let (facts_known, facts_seen) = watch::channel(facts::gather());
     let (handle, actor) = enforcer::spawn(enforcer, tampered_found, stop.clone());
+    let (unknown, renewed) = (Arc::<Notify>::default(), Arc::<AtomicBool>::default());
+    let renewal = options.node.clone().map(|node| Renewal {
+        node,
+        directory: directory.clone(),
+        credentials: credentials.clone(),
+        unknown: Arc::clone(&unknown),
+        renewed: Arc::clone(&renewed),
+    });
     let session = Session {
         identity,
         credentials,
@@ -81,6 +114,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         facts: facts_seen,
         tampered,
         status: StatusFile::new(directory, uid),
+        unknown,
     };
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     tasks.spawn(async {
@@ -94,8 +128,12 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         session.run(session_stop).await;
         Ok(())
     });
+    if let Some(renewal) = renewal {
+        tasks.spawn(renewal.run(stop.clone()));
+    }
     drop(handle);
-    join_all(tasks, &stop).await
+    join_all(tasks, stop).await?;
+    Ok(renewed.load(Ordering::Relaxed))
 }
 
 async fn join_all(
@@ -123,32 +161,44 @@ async fn identity(
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Identity>> {
     if let Some(identity) = Identity::load(directory)? {
-        return Ok(Some(identity));
+        return match &options.node {
+            Some(node) => node.moved(identity, directory).map(Some),
+            None => Ok(Some(identity)),
+        };
     }
-    let Some(file) = &options.join_token_file else {
-        bail!(
-            "this device has not enrolled: give --join-token-file, or run `seawall agent enroll` first"
-        );
-    };
-    let token = read_token(file)?;
     let mut backoff = Backoff::new(
         std::time::Duration::from_secs(1),
         std::time::Duration::from_secs(30),
     );
     loop {
-        let words = match enroll(directory, &token).await {
-            Ok(identity) => {
-                tracing::info!(device = %identity.device, tenant = identity.tenant, "enrolled");
-                return Ok(Some(identity));
-            }
-            Err(error @ EnrollError::Unreachable(_)) => error.to_string(),
-            Err(error) => return Err(error.into()),
+        let words = match invitation(options) {
+            Ok(invitation) => match enroll(directory, &invitation).await {
+                Ok(identity) => {
+                    tracing::info!(device = %identity.device, tenant = identity.tenant, "enrolled");
+                    return Ok(Some(identity));
+                }
+                Err(error @ EnrollError::Unreachable(_)) => error.to_string(),
+                Err(error) => return Err(error.into()),
+            },
+            // The operator may not have published yet where it is.
+            Err(error) if options.node.is_some() => format!("{error:#}"),
+            Err(error) => return Err(error),
         };
         tracing::warn!("not enrolled yet, trying again: {words}");
         tokio::select! {
             () = stop.cancelled() => return Ok(None),
             () = tokio::time::sleep(backoff.spread_pause()) => {}
         }
+    }
+}
+
+fn invitation(options: &Options) -> anyhow::Result<Invitation> {
+    match (&options.node, &options.join_token_file) {
+        (Some(node), _) => node.invitation(),
+        (None, Some(file)) => Ok(read_token(file)?.into()),
+        (None, None) => bail!(
+            "this device has not enrolled: give --join-token-file, or run `seawall agent enroll` first"
+        ),
     }
 }
 

@@ -2,14 +2,15 @@
 //! bundles and questions, tells of counters, changed addresses and tampering. It decides nothing and
 //! keeps nothing; when the stream breaks, it is opened again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
 use super::bundle::{Position, SignedBundle};
 use super::enforcer::{self, Acknowledged, Tampering};
@@ -44,6 +45,8 @@ pub struct Session {
     pub facts: watch::Receiver<Facts>,
     pub tampered: mpsc::Receiver<Tampering>,
     pub status: StatusFile,
+    /// Told when the operator does not know this device's certificate.
+    pub unknown: Arc<Notify>,
 }
 
 impl Session {
@@ -114,7 +117,12 @@ impl Session {
         let incoming = timeout(SEND, opening)
             .await
             .with_context(|| format!("{address}: the operator opened no stream"))?
-            .map_err(|status| said(address, &status))?
+            .map_err(|status| {
+                if status.code() == Code::Unauthenticated {
+                    self.unknown.notify_one();
+                }
+                said(address, &status)
+            })?
             .into_inner();
         tracing::info!("connected to the operator at {address}");
         self.status.connected(address).await;

@@ -26,6 +26,10 @@ pub enum AdministrationError {
     Invalid(String),
     #[error("there is no device {0}; `seawall fleet list` shows those that are enrolled")]
     NoSuchDevice(DeviceId),
+    #[error(
+        "no node {0} was revoked: `seawall fleet list` shows those that are enrolled, and the others enrol by themselves"
+    )]
+    NoSuchNode(String),
     #[error("there is no join token {0}; `seawall fleet join-token list` shows them")]
     NoSuchToken(String),
     #[error(
@@ -38,7 +42,7 @@ pub enum AdministrationError {
     Store(#[from] anyhow::Error),
 }
 
-type Done<T> = Result<T, AdministrationError>;
+pub(super) type Done<T> = Result<T, AdministrationError>;
 
 /// A join token to be made.
 #[derive(Clone, Debug)]
@@ -198,7 +202,7 @@ impl Fleet {
         Ok(epoch)
     }
 
-    fn check_leading(&self) -> Done<()> {
+    pub(super) fn check_leading(&self) -> Done<()> {
         if self.is_leading() {
             Ok(())
         } else {

@@ -47,6 +47,11 @@ enum FleetCommand {
         #[arg(long)]
         release: bool,
     },
+    /// Let a node of the cluster enrol again that was revoked: its agent does so by itself then.
+    Readmit {
+        /// The node's name.
+        node: String,
+    },
     /// Tokens with which devices enrol.
     JoinToken {
         #[command(subcommand)]
@@ -154,6 +159,12 @@ async fn answer(args: &FleetArgs) -> anyhow::Result<()> {
             client.revoke(device, *release).await?;
             println!("{device} is revoked");
             Ok(())
+        }
+        FleetCommand::Readmit { node } => {
+            let device = client.readmit(node).await?;
+            print(args.json, &device, |device| {
+                format!("{node} may enrol again, as {device}\n")
+            })
         }
         FleetCommand::JoinToken { command } => join_token(args.json, &client, command).await,
         FleetCommand::AdvanceEpoch { beyond } => {

@@ -3,10 +3,12 @@
 //! A stranger calls this. What it learns from a refusal depends on whether it proved to hold the
 //! token: without, nothing but that it was not accepted.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::{Instant, timeout};
@@ -22,8 +24,8 @@ use crate::domain::names::DeviceId;
 const LONGEST_REQUEST: usize = 8 * 1024;
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why a join token does not let a device in.
-struct Refusal {
+/// Why a token does not let a device in.
+pub(super) struct Refusal {
     why: EnrolmentRefusal,
     /// Only where the token was proved.
     tenant: Option<String>,
@@ -43,7 +45,10 @@ impl Fleet {
         admitted.map_err(busy)?;
         let decided = timeout(STORE_PATIENCE, async {
             let _turn = self.0.enrolling.acquire().await;
-            self.decide(&request, from).await
+            match request.node_token.is_empty() {
+                true => self.decide(&request, from).await,
+                false => self.enrol_node(&request, from).await,
+            }
         });
         let decided = decided
             .await
@@ -52,6 +57,10 @@ impl Fleet {
             Failure::Store(error) => {
                 tracing::error!(%error, "an enrolment could not be stored");
                 Status::unavailable("the operator's store does not answer: try again in a minute")
+            }
+            Failure::NobodyToAsk(why) => {
+                tracing::warn!("a node was not enrolled: {why}");
+                Status::unavailable(format!("{why}; try again in a minute"))
             }
             Failure::Refused(refusal) => self.refuse(*refusal, &request.token_id, from),
         })
@@ -69,6 +78,9 @@ impl Fleet {
         let happening = Happening::EnrolmentRefused {
             token: clean::line(token, 64),
             reason: refusal.why,
+            detail: token
+                .is_empty()
+                .then(|| clean::line(refusal.status.message(), 300)),
         };
         self.tell(remote(from), refusal.tenant, happening);
         refusal.status
@@ -82,61 +94,67 @@ impl Fleet {
         let now = records::now();
         let token = self.0.store.join_token(&request.token_id).await;
         let token = prove(token?, request, now)?;
-        let refuse = |why, status| refuse(why, Some(token.tenant.clone()), status);
-        if request.certificate_request.len() > LONGEST_REQUEST {
-            let why = "the certificate request is longer than 8 KiB";
-            return Err(refuse(
-                EnrolmentRefusal::BadRequest,
-                Status::invalid_argument(why),
-            ));
-        }
+        let tenant = Some(token.tenant.clone());
+        check_length(
+            &request.certificate_request,
+            "the certificate request",
+            tenant.clone(),
+        )?;
         let id = DeviceId::from_ulid(ulid::Ulid::generate());
-        let authority = &self.0.keys.authority;
-        let certificate = authority
-            .device_certificate(&id, &request.certificate_request)
-            .map_err(|error| {
-                refuse(
-                    EnrolmentRefusal::BadRequest,
-                    Status::invalid_argument(error.to_string()),
-                )
-            })?;
-        let device = record(
-            &id,
-            &token,
-            request,
-            Sha256::digest(&certificate).into(),
-            from,
-            now,
-        );
+        let certificate = self.certify(&id, request, tenant.clone())?;
+        let mut device = newcomer(&id, request, from, now);
+        device.tenant = token.tenant.clone();
+        device.tags = token.tags.clone();
+        device.token = token.id.clone();
+        device.fingerprint = Sha256::digest(&certificate).into();
         if self.0.store.enrol(&device).await? == TokenUse::Lost {
-            return Err(refuse(EnrolmentRefusal::UsedUp, used_up()));
+            return Err(refuse(EnrolmentRefusal::UsedUp, tenant, used_up()));
         }
         self.welcome(device, from);
-        Ok(EnrollResponse {
-            device_id: id.to_string(),
-            tenant: token.tenant.clone(),
-            certificate: certificate.to_vec(),
-            bundle_keys: vec![self.0.keys.bundles.public().to_vec()],
+        Ok(self.enrolled(&id, &token.tenant, certificate))
+    }
+
+    /// The certificate that was asked for, to the device that the server says it is.
+    pub(super) fn certify(
+        &self,
+        id: &DeviceId,
+        request: &EnrollRequest,
+        tenant: Option<String>,
+    ) -> Result<CertificateDer<'static>, Failure> {
+        let authority = &self.0.keys.authority;
+        let certificate = authority.device_certificate(id, &request.certificate_request);
+        certificate.map_err(|error| {
+            let status = Status::invalid_argument(error.to_string());
+            refuse(EnrolmentRefusal::BadRequest, tenant, status)
         })
     }
 
-    fn welcome(&self, device: DeviceRecord, from: Option<IpAddr>) {
-        tracing::info!(device = %device.id, tenant = device.tenant, ?from, "a device enrolled");
-        let happening = Happening::Enrolled {
-            device: device.id.clone(),
-            token: device.token.clone(),
-            host_name: device.standing.facts.host_name.clone(),
-            tags: device.tags.clone(),
-        };
-        self.tell(remote(from), Some(device.tenant.clone()), happening);
+    pub(super) fn enrolled(
+        &self,
+        id: &DeviceId,
+        tenant: &str,
+        certificate: CertificateDer<'static>,
+    ) -> EnrollResponse {
+        EnrollResponse {
+            device_id: id.to_string(),
+            tenant: tenant.to_owned(),
+            certificate: certificate.to_vec(),
+            bundle_keys: vec![self.0.keys.bundles.public().to_vec()],
+        }
+    }
+
+    pub(super) fn welcome(&self, device: DeviceRecord, from: Option<IpAddr>) {
+        self.greet(&device, from);
         self.roster().insert(device);
         self.facts_changed();
     }
 }
 
-enum Failure {
+pub(super) enum Failure {
     Refused(Box<Refusal>),
     Store(anyhow::Error),
+    /// Whoever could say whose token it is does not answer.
+    NobodyToAsk(String),
 }
 
 impl From<anyhow::Error> for Failure {
@@ -145,7 +163,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-fn refuse(why: EnrolmentRefusal, tenant: Option<String>, status: Status) -> Failure {
+pub(super) fn refuse(why: EnrolmentRefusal, tenant: Option<String>, status: Status) -> Failure {
     Failure::Refused(Box::new(Refusal {
         why,
         tenant,
@@ -188,23 +206,23 @@ fn prove(
     }
 }
 
-fn record(
+/// A new device, before it is said whose it is.
+pub(super) fn newcomer(
     id: &DeviceId,
-    token: &JoinTokenRecord,
     request: &EnrollRequest,
-    fingerprint: records::Fingerprint,
     from: Option<IpAddr>,
     now: Timestamp,
 ) -> DeviceRecord {
     let (facts, addresses) = clean::facts(&request.facts.clone().unwrap_or_default());
     DeviceRecord {
         id: id.clone(),
-        tenant: token.tenant.clone(),
-        tags: token.tags.clone(),
+        tenant: String::new(),
+        tags: BTreeMap::new(),
         trust: TrustLevel::default(),
-        fingerprint,
+        fingerprint: [0; 32],
         enrolled_at: now,
-        token: token.id.clone(),
+        token: String::new(),
+        node: None,
         revoked_at: None,
         standing: DeviceStanding {
             facts,
@@ -217,6 +235,19 @@ fn record(
             ..Default::default()
         },
     }
+}
+
+/// No part of a request is looked at that is longer than any can be.
+pub(super) fn check_length(
+    part: impl AsRef<[u8]>,
+    what: &str,
+    tenant: Option<String>,
+) -> Result<(), Failure> {
+    if part.as_ref().len() <= LONGEST_REQUEST {
+        return Ok(());
+    }
+    let status = Status::invalid_argument(format!("{what} is longer than 8 KiB"));
+    Err(refuse(EnrolmentRefusal::BadRequest, tenant, status))
 }
 
 const ANOTHER: &str =

@@ -15,6 +15,7 @@ fn member() -> Member {
         fingerprint: [0; 32],
         enrolled_at: Timestamp::UNIX_EPOCH,
         token: "jt_1".to_owned(),
+        node: None,
         revoked_at: None,
         standing: DeviceStanding::default(),
     })

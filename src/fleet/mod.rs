@@ -22,6 +22,7 @@ pub mod join_token;
 mod keeper;
 pub mod keys;
 mod member;
+pub mod nodes;
 mod outbox;
 mod read_back;
 pub mod records;
@@ -44,6 +45,7 @@ use tonic::Status;
 
 use allowance::{Allowance, AllowancePerAddress};
 use keys::OperatorKeys;
+use nodes::Nodes;
 use records::DeviceStore;
 use roster::Roster;
 use waves::Waves;
@@ -77,6 +79,8 @@ struct Inner {
     witness: Arc<dyn Witness>,
     /// `host:port` of the operator, for join tokens.
     advertised: Vec<String>,
+    /// None where nodes do not enrol.
+    nodes: Option<Nodes>,
     roster: Mutex<Roster>,
     /// Numbers sessions, across leaderships.
     sessions: AtomicU64,
@@ -105,6 +109,7 @@ impl Fleet {
         store: Arc<dyn DeviceStore>,
         witness: Arc<dyn Witness>,
         advertised: Vec<String>,
+        nodes: Option<Nodes>,
     ) -> anyhow::Result<Self> {
         let roster = Roster::new(store.devices().await?);
         let (burst, per_second) = ENROLMENTS;
@@ -117,6 +122,7 @@ impl Fleet {
             store,
             witness,
             advertised,
+            nodes,
             roster: Mutex::new(roster),
             sessions: AtomicU64::new(1),
             waves: Mutex::default(),

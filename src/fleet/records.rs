@@ -24,8 +24,10 @@ pub struct DeviceRecord {
     pub trust: TrustLevel,
     pub fingerprint: Fingerprint,
     pub enrolled_at: Timestamp,
-    /// The join token that it came with.
+    /// The join token that it came with; empty of a node.
     pub token: String,
+    /// The node of the cluster that it is, as the API server said.
+    pub node: Option<String>,
     pub revoked_at: Option<Timestamp>,
     pub standing: DeviceStanding,
 }
@@ -91,6 +93,17 @@ pub trait DeviceStore: Send + Sync {
     /// and stores the device with it.
     async fn enrol(&self, device: &DeviceRecord) -> anyhow::Result<TokenUse>;
 
+    /// Stores a node's device.
+    async fn insert_node(&self, device: &DeviceRecord) -> anyhow::Result<()>;
+
+    /// A device has another certificate from here on.
+    async fn renew(
+        &self,
+        device: &DeviceId,
+        fingerprint: Fingerprint,
+        at: Timestamp,
+    ) -> anyhow::Result<()>;
+
     /// Stores what devices said. Unknown devices are skipped.
     async fn save_standings(&self, standings: &[(DeviceId, DeviceStanding)]) -> anyhow::Result<()>;
 
@@ -101,6 +114,9 @@ pub trait DeviceStore: Send + Sync {
     ) -> anyhow::Result<()>;
 
     async fn revoke_device(&self, device: &DeviceId, at: Timestamp) -> anyhow::Result<()>;
+
+    /// It is no longer revoked, and its certificate is another.
+    async fn readmit(&self, device: &DeviceId, fingerprint: Fingerprint) -> anyhow::Result<()>;
 
     async fn create_join_token(&self, token: &JoinTokenRecord) -> anyhow::Result<()>;
 

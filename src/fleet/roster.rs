@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use tonic::Status;
 
 use super::member::{Member, Session};
@@ -15,6 +16,8 @@ pub struct Roster {
     pub members: BTreeMap<DeviceId, Member>,
     fingerprints: HashMap<Fingerprint, DeviceId>,
     revoked: HashMap<Fingerprint, DeviceId>,
+    /// By name; a node stays out until somebody readmits it.
+    revoked_nodes: HashMap<String, DeviceRecord>,
     leading: Option<Leading>,
 }
 
@@ -31,6 +34,13 @@ pub enum Identity {
     Unknown,
 }
 
+/// What is known of a node's device.
+#[derive(Debug, PartialEq, Eq)]
+pub enum KnownNode {
+    Member(DeviceId),
+    Revoked,
+}
+
 impl Roster {
     pub fn new(records: Vec<DeviceRecord>) -> Self {
         let mut roster = Self::default();
@@ -42,7 +52,10 @@ impl Roster {
 
     pub fn insert(&mut self, record: DeviceRecord) {
         if record.revoked_at.is_some() {
-            self.revoked.insert(record.fingerprint, record.id);
+            self.revoked.insert(record.fingerprint, record.id.clone());
+            if let Some(node) = record.node.clone() {
+                self.revoked_nodes.insert(node, record);
+            }
             return;
         }
         self.fingerprints
@@ -90,10 +103,59 @@ impl Roster {
         let fingerprint = member.record.fingerprint;
         self.fingerprints.remove(&fingerprint);
         self.revoked.insert(fingerprint, device.clone());
+        if let Some(node) = member.record.node.clone() {
+            self.revoked_nodes.insert(node, member.record.clone());
+        }
         if let Some(session) = &member.session {
             session.outbox.close(why);
         }
         Some(member)
+    }
+
+    /// The device of the node, if there ever was one.
+    pub fn node(&self, name: &str) -> Option<KnownNode> {
+        if self.revoked_nodes.contains_key(name) {
+            return Some(KnownNode::Revoked);
+        }
+        let mut members = self.members.values();
+        let member = members.find(|member| member.record.node.as_deref() == Some(name))?;
+        Some(KnownNode::Member(member.record.id.clone()))
+    }
+
+    pub fn revoked_node(&self, name: &str) -> Option<DeviceRecord> {
+        self.revoked_nodes.get(name).cloned()
+    }
+
+    /// The device shows another certificate from here on.
+    pub fn renew(
+        &mut self,
+        device: &DeviceId,
+        fingerprint: Fingerprint,
+        at: Timestamp,
+        why: Status,
+    ) {
+        let Some(member) = self.members.get_mut(device) else {
+            return;
+        };
+        self.fingerprints.remove(&member.record.fingerprint);
+        self.fingerprints.insert(fingerprint, device.clone());
+        member.record.fingerprint = fingerprint;
+        member.record.enrolled_at = at;
+        if let Some(Session { outbox, .. }) = member.session.take() {
+            outbox.close(why);
+        }
+    }
+
+    /// The node's device is of the fleet again, and waits for it to enrol.
+    pub fn readmit(&mut self, node: &str, fingerprint: Fingerprint) {
+        if let Some(record) = self.revoked_nodes.remove(node) {
+            self.revoked.remove(&record.fingerprint);
+            self.insert(DeviceRecord {
+                fingerprint,
+                revoked_at: None,
+                ..record
+            });
+        }
     }
 
     /// The member, if this is still its session.

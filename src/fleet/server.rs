@@ -103,7 +103,7 @@ fn shutting_down() -> Status {
 
 pub(super) fn revoked() -> Status {
     Status::permission_denied(
-        "this device was revoked: to have it back, enrol it anew with a new join token",
+        "this device was revoked: to have it back, enrol it anew with a new join token, or let a node of the cluster in again with `seawall fleet readmit NODE`",
     )
 }
 

@@ -17,6 +17,7 @@ pub fn device_table(devices: &[DeviceView]) -> String {
         vec![
             device.id.to_string(),
             device.tenant.clone(),
+            device.node.clone().unwrap_or_else(|| "-".to_owned()),
             device.host_name.clone(),
             connection(device).to_owned(),
             joined(&device.tags),
@@ -28,6 +29,7 @@ pub fn device_table(devices: &[DeviceView]) -> String {
         &[
             "ID",
             "TENANT",
+            "NODE",
             "HOST",
             "STATE",
             "TAGS",
@@ -51,6 +53,7 @@ pub fn detail_lines(detail: &DeviceDetail) -> String {
     let mut lines = vec![
         ("id", view.id.to_string()),
         ("tenant", view.tenant.clone()),
+        ("node", view.node.clone().unwrap_or_else(|| "-".to_owned())),
         ("tags", joined(&view.tags)),
         ("trust", format!("{:?}", view.trust)),
         ("state", connection(view).to_owned()),

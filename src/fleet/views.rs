@@ -26,7 +26,7 @@ impl Fleet {
                     addresses: record.standing.addresses.clone(),
                     addresses_left_out: record.standing.facts.addresses_left_out,
                     connects_from: record.standing.connects_from,
-                    node: None,
+                    node: record.node.clone(),
                 };
                 (id.clone(), device)
             })
@@ -89,6 +89,7 @@ fn view(member: &Member) -> DeviceView {
         id: record.id.clone(),
         tenant: record.tenant.clone(),
         tags: record.tags.clone(),
+        node: record.node.clone(),
         trust: record.trust,
         connected: member.is_connected(),
         up_to_date: member.is_up_to_date(),

@@ -50,14 +50,23 @@ pub enum Happening {
     },
     Enrolled {
         device: DeviceId,
+        /// The join token, if it was one.
+        #[serde(skip_serializing_if = "String::is_empty")]
         token: String,
+        /// The node of the cluster, if it is one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        node: Option<String>,
         host_name: String,
         tags: BTreeMap<String, String>,
     },
     EnrolmentRefused {
         /// As it was given, if it can be one.
+        #[serde(skip_serializing_if = "String::is_empty")]
         token: String,
         reason: EnrolmentRefusal,
+        /// In the words that the agent got, where it is a node's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
     },
     TagsChanged {
         device: DeviceId,
@@ -65,6 +74,11 @@ pub enum Happening {
     },
     DeviceRevoked {
         device: DeviceId,
+    },
+    /// A node that was revoked may enrol again.
+    DeviceReadmitted {
+        device: DeviceId,
+        node: String,
     },
     /// Somebody with a certificate of ours that belongs to no device, or to one that was revoked.
     SessionRefused {
@@ -107,6 +121,12 @@ pub enum EnrolmentRefusal {
     UsedUp,
     Revoked,
     BadRequest,
+    /// This operator enrols no nodes.
+    NodesNotEnrolled,
+    /// The API server says that it is no token of an agent on a node.
+    NodeTokenNotAccepted,
+    /// The node was revoked, and nobody readmitted it.
+    NodeRevoked,
 }
 
 /// A witness that hands events over to one task, in order.

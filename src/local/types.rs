@@ -242,6 +242,9 @@ pub struct DeviceView {
     pub id: DeviceId,
     pub tenant: String,
     pub tags: BTreeMap<String, String>,
+    /// The node of the cluster that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     pub trust: TrustLevel,
     pub connected: bool,
     /// Every resource that should be in force on it is, read back.

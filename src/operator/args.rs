@@ -1,6 +1,6 @@
 //! The operator's flags. Each can also be given by an environment variable.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -89,6 +89,15 @@ pub struct OperatorArgs {
         value_delimiter = ','
     )]
     pub operator_addresses: Vec<SocketAddr>,
+
+    /// The ServiceAccount of the agents on the cluster's nodes, as namespace/name: they enrol with its
+    /// tokens. Absent: no node enrols.
+    #[arg(long, env = "SEAWALL_NODE_SERVICE_ACCOUNT", value_parser = object_key)]
+    pub node_service_account: Option<ObjectKey>,
+
+    /// The address of the operator's pod, at which agents on nodes reach it.
+    #[arg(long, env = "SEAWALL_POD_IP")]
+    pub pod_ip: Option<IpAddr>,
 
     /// A network that no AI agent's Policy may cut, as what=network, such as `backup=10.0.7.0/24`;
     /// repeatable. A device with an address in it is not isolated, whoever asks. The API server and the

@@ -16,12 +16,14 @@ use tracing::{error, info, warn};
 
 use super::args::OperatorArgs;
 use super::data_dir::DataDir;
+use super::node_tokens::TokenReviews;
 use super::{auditing, keys, kubernetes};
 use crate::audit::keys::LogKeys;
 use crate::audit::log::{AuditLog, LogFailure, LogTask, Options};
 use crate::audit::trail::Trail;
 use crate::fleet::Fleet;
 use crate::fleet::keys::OperatorKeys;
+use crate::fleet::nodes::Nodes;
 use crate::fleet::witness::{Channel, FleetEvent};
 use crate::leadership::Candidate;
 use crate::reconcile::records::InForceStore;
@@ -95,6 +97,7 @@ impl Base {
             Arc::new(store.clone()),
             Arc::new(witness),
             advertised.collect(),
+            nodes(&client, args),
         )
         .await
         .context("reading the device table")?;
@@ -166,6 +169,15 @@ impl Base {
             Err(_) => warn!("the store did not close in time"),
         }
     }
+}
+
+/// How nodes enrol, if they do.
+fn nodes(client: &Client, args: &OperatorArgs) -> Option<Nodes> {
+    let tokens = TokenReviews {
+        client: client.clone(),
+        account: args.node_service_account.clone()?,
+    };
+    Some(Nodes::new(Arc::new(tokens), args.system_namespace.clone()))
 }
 
 fn sqlite(directory: &Path) -> String {

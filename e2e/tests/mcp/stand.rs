@@ -89,6 +89,7 @@ fn device(tenant: &str, id: &str) -> DeviceView {
         addresses: vec!["10.1.0.7".into()],
         addresses_left_out: 0,
         connects_from: None,
+        node: None,
         host_name: "cam\u{202e}era\n".into(),
         os: "Debian 12".into(),
         kernel: "6.18".into(),

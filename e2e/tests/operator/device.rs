@@ -46,6 +46,7 @@ impl Device {
             token_secret: token.secret.to_vec(),
             certificate_request: request.der().to_vec(),
             facts: Some(facts.clone()),
+            node_token: String::new(),
         };
         let answer = connect(&token, None).await?.enroll(request).await?;
         let answer = answer.into_inner();

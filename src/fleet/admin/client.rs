@@ -59,6 +59,15 @@ impl AdminClient {
         self.done(request).await
     }
 
+    pub async fn readmit(&self, node: &str) -> anyhow::Result<DeviceId> {
+        let mut url = Url::parse(&format!("{ROOT}/nodes"))?;
+        let segments = url.path_segments_mut();
+        let mut segments = segments.map_err(|()| anyhow::anyhow!("{ROOT} has a path"))?;
+        segments.push(node).push("readmit");
+        drop(segments);
+        self.answer(self.http.post(url)).await
+    }
+
     pub async fn join_tokens(&self, tenant: Option<&str>) -> anyhow::Result<Vec<JoinTokenView>> {
         self.list("join-tokens", tenant).await
     }

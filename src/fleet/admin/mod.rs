@@ -10,6 +10,7 @@
 //! | `GET /v1/devices/{id}` | [`DeviceDetail`] |
 //! | `POST /v1/devices/{id}/tags` [`Tagging`] | the tags as they are then |
 //! | `POST /v1/devices/{id}/revoke?release=…` | 204; 409 for one that is isolated, unless `release=true` |
+//! | `POST /v1/nodes/{node}/readmit` | the id of its device |
 //! | `GET /v1/join-tokens?tenant=…` | [`Vec<JoinTokenView>`] |
 //! | `POST /v1/join-tokens` [`JoinTokenRequest`] | [`NewToken`] |
 //! | `POST /v1/join-tokens/{id}/revoke` | 204 |

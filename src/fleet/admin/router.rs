@@ -26,6 +26,7 @@ pub fn router(fleet: Fleet) -> Router {
         .route("/v1/devices/{id}", get(device))
         .route("/v1/devices/{id}/tags", post(tag))
         .route("/v1/devices/{id}/revoke", post(revoke))
+        .route("/v1/nodes/{node}/readmit", post(readmit))
         .route("/v1/join-tokens", get(join_tokens).post(create_join_token))
         .route("/v1/join-tokens/{id}/revoke", post(revoke_join_token))
         .route("/v1/epoch", post(advance_epoch))
@@ -97,6 +98,14 @@ async fn revoke(
     let by = caller.to_string();
     fleet.revoke(&id, revoking.release, &by).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn readmit(
+    State(fleet): State<Fleet>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Path(node): Path<String>,
+) -> Result<Json<DeviceId>, Refused> {
+    Ok(Json(fleet.readmit(&node, &caller.to_string()).await?))
 }
 
 async fn join_tokens(
@@ -172,9 +181,9 @@ impl From<AdministrationError> for Refused {
     fn from(error: AdministrationError) -> Self {
         let (status, code) = match &error {
             AdministrationError::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid"),
-            AdministrationError::NoSuchDevice(_) | AdministrationError::NoSuchToken(_) => {
-                (StatusCode::NOT_FOUND, "not_found")
-            }
+            AdministrationError::NoSuchDevice(_)
+            | AdministrationError::NoSuchToken(_)
+            | AdministrationError::NoSuchNode(_) => (StatusCode::NOT_FOUND, "not_found"),
             AdministrationError::Isolated(_) => (StatusCode::CONFLICT, "isolated"),
             AdministrationError::NotLeading | AdministrationError::Store(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")

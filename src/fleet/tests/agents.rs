@@ -70,6 +70,7 @@ pub fn request(token: &JoinToken, key: &KeyPair) -> proto::EnrollRequest {
         token_secret: token.secret.to_vec(),
         certificate_request: csr.der().to_vec(),
         facts: Some(facts(&["10.0.0.1"])),
+        node_token: String::new(),
     }
 }
 
@@ -78,13 +79,17 @@ impl Device {
         let key = KeyPair::generate().unwrap();
         let mut client = connect(lab, None).await.unwrap();
         let answer = client.enroll(request(token, &key)).await?.into_inner();
+        Ok(Self::of(answer, &key))
+    }
+
+    pub fn of(answer: proto::EnrollResponse, key: &KeyPair) -> Self {
         let certificate = pem("CERTIFICATE", &answer.certificate);
         let bundle_key = answer.bundle_keys[0].as_slice().try_into().unwrap();
-        Ok(Self {
+        Self {
             id: answer.device_id.parse().unwrap(),
             identity: Identity::from_pem(certificate, key.serialize_pem()),
             bundle_key: VerifyingKey::from_bytes(bundle_key).unwrap(),
-        })
+        }
     }
 
     pub async fn new(lab: &Lab) -> Self {

@@ -17,6 +17,7 @@ use crate::fleet::Fleet;
 use crate::fleet::administration::NewJoinToken;
 use crate::fleet::join_token::JoinToken;
 use crate::fleet::keys::OperatorKeys;
+use crate::fleet::nodes::Nodes;
 use crate::fleet::witness::{Channel, FleetEvent, Happening};
 use crate::store::Store;
 use crate::store::tests::url;
@@ -36,20 +37,26 @@ pub struct Lab {
 
 impl Lab {
     pub async fn begin() -> Self {
+        Self::begin_with(None).await
+    }
+
+    /// With nodes that enrol.
+    pub async fn begin_with(nodes: Option<Nodes>) -> Self {
         // As `main` does; the first test of the process to come here does it for all.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = tempfile::tempdir().unwrap();
         let keys = Arc::new(OperatorKeys::generate().unwrap());
-        Self::with(directory, keys).await
+        Self::with(directory, keys, nodes).await
     }
 
-    async fn with(directory: TempDir, keys: Arc<OperatorKeys>) -> Self {
+    async fn with(directory: TempDir, keys: Arc<OperatorKeys>, nodes: Option<Nodes>) -> Self {
         let store = Arc::new(Store::open(&url(&directory)).await.unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (witness, events) = Channel::new(1000);
         let advertised = vec![address.to_string()];
-        let fleet = Fleet::open(keys.clone(), store.clone(), Arc::new(witness), advertised);
+        let witness = Arc::new(witness);
+        let fleet = Fleet::open(keys.clone(), store.clone(), witness, advertised, nodes);
         let fleet = fleet.await.unwrap();
         fleet.lead().await.unwrap();
         let stop = CancellationToken::new();
@@ -71,13 +78,17 @@ impl Lab {
 
     /// The operator ends and another starts, on the same store and keys, at another port.
     pub async fn restart(self) -> Self {
+        self.restart_with(None).await
+    }
+
+    pub async fn restart_with(self, nodes: Option<Nodes>) -> Self {
         self.stop.cancel();
         let ended = timeout(PATIENCE, self.server).await;
         ended
             .expect("the server ends when told to")
             .unwrap()
             .unwrap();
-        Self::with(self.directory, self.keys).await
+        Self::with(self.directory, self.keys, nodes).await
     }
 
     pub async fn token(&self, uses: u32) -> JoinToken {

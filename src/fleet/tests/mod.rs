@@ -3,5 +3,6 @@
 pub mod agents;
 mod enrolment;
 pub mod lab;
+mod nodes;
 mod sessions;
 mod states;

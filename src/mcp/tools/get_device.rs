@@ -27,6 +27,9 @@ struct Input {
 pub struct Device {
     pub id: String,
     pub host_name: String,
+    /// The node of the cluster that it is, as the API server said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Given at enrolment or by people, not by the device.
     pub tags: BTreeMap<String, String>,
     pub trust: TrustLevel,
@@ -98,6 +101,7 @@ impl From<DeviceView> for Device {
         Self {
             id: view.id.into(),
             host_name: text(&view.host_name),
+            node: view.node.as_deref().map(text),
             tags: view
                 .tags
                 .iter()

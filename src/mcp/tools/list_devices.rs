@@ -52,6 +52,9 @@ enum Item {
 struct Concise {
     id: String,
     host_name: String,
+    /// The node of the cluster that it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
     tags: BTreeMap<String, String>,
     connected: bool,
     /// Names of the Isolations that target it; empty when it is not isolated.
@@ -112,6 +115,7 @@ fn show(view: DeviceView, format: ResponseFormat) -> (Item, String) {
         ResponseFormat::Concise => Item::Concise(Concise {
             id: device.id,
             host_name: device.host_name,
+            node: device.node,
             tags: device.tags,
             connected: device.connected,
             isolated_by: device.isolated_by,

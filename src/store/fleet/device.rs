@@ -39,6 +39,8 @@ pub struct Model {
     #[sea_orm(column_type = "Text")]
     pub connections_cut: String,
     pub connects_from: Option<String>,
+    #[sea_orm(unique)]
+    pub node: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -79,6 +81,7 @@ pub fn row(device: &DeviceRecord) -> anyhow::Result<ActiveModel> {
         fingerprint: Set(hex::encode(device.fingerprint)),
         enrolled_at: Set(device.enrolled_at.as_millisecond()),
         token: Set(device.token.clone()),
+        node: Set(device.node.clone()),
         revoked_at: Set(device.revoked_at.map(Timestamp::as_millisecond)),
         ..standing(&device.standing)?
     })
@@ -119,6 +122,7 @@ fn read(row: Model) -> anyhow::Result<DeviceRecord> {
         fingerprint,
         enrolled_at: Timestamp::from_millisecond(row.enrolled_at)?,
         token: row.token,
+        node: row.node,
         revoked_at: super::time(row.revoked_at)?,
         standing: DeviceStanding {
             facts: serde_json::from_str(&row.facts)?,

@@ -16,7 +16,9 @@ use sea_orm::{
 
 use super::Store;
 use crate::domain::names::DeviceId;
-use crate::fleet::records::{DeviceRecord, DeviceStanding, DeviceStore, JoinTokenRecord, TokenUse};
+use crate::fleet::records::{
+    DeviceRecord, DeviceStanding, DeviceStore, Fingerprint, JoinTokenRecord, TokenUse,
+};
 
 const EPOCH: &str = "epoch";
 
@@ -53,6 +55,31 @@ impl DeviceStore for Store {
         Ok(TokenUse::Taken)
     }
 
+    async fn insert_node(&self, device: &DeviceRecord) -> anyhow::Result<()> {
+        device::Entity::insert(device::row(device)?)
+            .exec_without_returning(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    async fn renew(
+        &self,
+        device: &DeviceId,
+        fingerprint: Fingerprint,
+        at: Timestamp,
+    ) -> anyhow::Result<()> {
+        device::Entity::update_many()
+            .col_expr(
+                device::Column::Fingerprint,
+                Expr::value(hex::encode(fingerprint)),
+            )
+            .col_expr(device::Column::EnrolledAt, Expr::value(at.as_millisecond()))
+            .filter(device::Column::Id.eq(device.as_str()))
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
     async fn save_standings(&self, standings: &[(DeviceId, DeviceStanding)]) -> anyhow::Result<()> {
         let transaction = self.writer.begin().await?;
         for (id, standing) in standings {
@@ -87,6 +114,19 @@ impl DeviceStore for Store {
             .col_expr(device::Column::RevokedAt, Expr::value(at.as_millisecond()))
             .filter(device::Column::Id.eq(device.as_str()))
             .filter(device::Column::RevokedAt.is_null())
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    async fn readmit(&self, device: &DeviceId, fingerprint: Fingerprint) -> anyhow::Result<()> {
+        device::Entity::update_many()
+            .col_expr(device::Column::RevokedAt, Expr::value(None::<i64>))
+            .col_expr(
+                device::Column::Fingerprint,
+                Expr::value(hex::encode(fingerprint)),
+            )
+            .filter(device::Column::Id.eq(device.as_str()))
             .exec(&self.writer)
             .await?;
         Ok(())

@@ -28,6 +28,7 @@ fn device(n: u8, token: &str) -> DeviceRecord {
         fingerprint: [n; 32],
         enrolled_at: records::now(),
         token: token.to_owned(),
+        node: None,
         revoked_at: None,
         standing: DeviceStanding::default(),
     }

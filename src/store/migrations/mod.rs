@@ -4,6 +4,7 @@ mod m0001_fleet;
 mod m0002_audit_index;
 mod m0003_seen_objects;
 mod m0004_connects_from;
+mod m0005_node;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -17,6 +18,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_audit_index::Migration),
             Box::new(m0003_seen_objects::Migration),
             Box::new(m0004_connects_from::Migration),
+            Box::new(m0005_node::Migration),
         ]
     }
 }
