@@ -3,15 +3,18 @@
 //!
 //! It starts three times over. Outside, it finds or builds the control plane's programs, which needs the
 //! network, and enters a sandbox of namespaces. There it is the sandbox's first process, which reaps, and
-//! below that the process that runs the tests. Nothing that a test starts outlives the sandbox.
+//! below that the process that runs the tests. Nothing that a test starts outlives the sandbox. It is also
+//! the first process of each node of a cluster, which reaps there.
 
 mod bench;
 mod caller;
 mod charts;
 mod cluster;
 mod demo;
+mod differential;
 mod fleet;
 mod harness;
+mod installed;
 mod interop;
 mod lab;
 mod process;
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         sandbox::Stage::Outside => outside(),
         sandbox::Stage::Init => sandbox::init(),
         sandbox::Stage::Inside => Ok(inside()),
+        sandbox::Stage::Node => cluster::node::init(),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

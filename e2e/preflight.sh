@@ -25,10 +25,25 @@ have nft  || packages+=(nftables)
 have ip   || packages+=(iproute2)
 have unshare && have nsenter && have mount || packages+=(util-linux mount)
 
-install_as_root() {
-  echo "preflight: installing ${packages[*]}" >&2
+# What a real node of the tests' cluster runs. A node takes root, so nobody else is asked for it, and the
+# tests that want one say that they were skipped when it can't be installed.
+node_packages=()
+if [ "$(id -u)" = 0 ]; then
+  have containerd && have ctr || node_packages+=(containerd)
+  have runc     || node_packages+=(runc)
+  have iptables || node_packages+=(iptables)
+  have ipset    || node_packages+=(ipset)
+  have busybox  || node_packages+=(busybox-static)
+  have strip    || node_packages+=(binutils)
+  [ -f /etc/ssl/certs/ca-certificates.crt ] || node_packages+=(ca-certificates)
+  [ -x /usr/lib/cni/bridge ] || [ -x /opt/cni/bin/bridge ] || node_packages+=(containernetworking-plugins)
+fi
+
+install_as_root() { # PACKAGE…
+  echo "preflight: installing $*" >&2
+  local wanted=("$@")
   # Lists that are already there are tried first: fetching them takes longer than the packages.
-  apt_install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >"$log" 2>&1; }
+  apt_install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${wanted[@]}" >"$log" 2>&1; }
   local log; log=$(mktemp)
   apt_install || { apt-get update -qq >>"$log" 2>&1 && apt_install; } || tail -n 20 "$log" >&2
   rm -f -- "$log"
@@ -53,10 +68,13 @@ unpack_nft_without_root() {
 
 if [ ${#packages[@]} -gt 0 ]; then
   if have apt-get && [ "$(id -u)" = 0 ]; then
-    install_as_root
+    install_as_root "${packages[@]}"
   elif have apt-get && have dpkg && ! have nft; then
     unpack_nft_without_root
   fi
+fi
+if [ ${#node_packages[@]} -gt 0 ] && have apt-get; then
+  install_as_root "${node_packages[@]}"
 fi
 have cc  || need "a C compiler (cc)" "sudo apt-get install gcc libc6-dev"
 have git || need "git" "sudo apt-get install git"
@@ -80,7 +98,9 @@ fi
 
 tools=e2e/cluster/tools
 tools_cached=yes
-for module in kubernetes etcd helm; do
+modules=(kubernetes etcd helm)
+[ "$(id -u)" != 0 ] || modules+=(kube-router)
+for module in "${modules[@]}"; do
   key=$(cat "$tools/$module/go.mod" "$tools/$module/go.sum" | sha256sum | cut -c1-16)
   [ -d "$cache/tools/$module-$key/bin" ] || tools_cached=no
 done

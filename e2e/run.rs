@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
 
+use crate::cluster::node::Cgroup;
+
 const RUN: &str = "SEAWALL_E2E_RUN";
 
 /// Folders of ended runs that are kept.
@@ -44,6 +46,9 @@ impl Run {
 
     pub fn end(self, success: bool) {
         remove_data(&self.dir);
+        if let Err(error) = Cgroup::of_run(&self.dir).remove() {
+            eprintln!("control groups of this run's nodes are left: {error}");
+        }
         if !success {
             eprintln!("logs of this run: {}", self.dir.display());
         }
@@ -82,11 +87,14 @@ fn tidy(runs: &Path) {
         .collect();
     ended.sort();
     let surplus = ended.len().saturating_sub(KEPT);
+    // A run that was killed left its databases and its nodes' control groups.
+    for dir in &ended {
+        remove_data(dir);
+        let _ = Cgroup::of_run(dir).remove();
+    }
     for dir in ended.drain(..surplus) {
         let _ = fs::remove_dir_all(dir);
     }
-    // A run that was killed left its databases.
-    ended.iter().for_each(|dir| remove_data(dir));
 }
 
 fn remove_data(dir: &Path) {

@@ -1,7 +1,8 @@
 //! The namespaces that everything real runs in: user, network, mount and process namespaces of its own,
-//! made by `unshare`; as root without the user namespace where those are blocked.
+//! made by `unshare`.
 //!
-//! An ordinary user has one uid inside, root's. Root has all of them, so rules by uid can be tried too.
+//! An ordinary user has one uid inside, root's. Root has all of them, so rules by uid can be tried too,
+//! and no user namespace where it can do without: a kubelet works in none.
 //!
 //! Nothing outlives it: the sandbox's first process ends when the process outside does, however that
 //! dies, and the kernel then kills all that is left inside.
@@ -20,14 +21,18 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// Which of its three lives this process is in. See the module of `main`.
+/// Which of its lives this process is in. See the module of `main`.
 pub enum Stage {
     Outside,
     Init,
     Inside,
+    /// The first process of a cluster's node.
+    Node,
 }
 
-const STAGE: &str = "SEAWALL_E2E_STAGE";
+pub const STAGE: &str = "SEAWALL_E2E_STAGE";
+/// The value of `STAGE` for a node's first process.
+pub const NODE: &str = "node";
 
 /// What ends with the parent: the inner processes' chance to stop by themselves.
 const GRACE: Duration = Duration::from_secs(5);
@@ -93,7 +98,7 @@ impl Entry {
             );
             return Ok(Self::OneUser);
         }
-        for entry in [Self::AllUsers, Self::NoUserNamespace] {
+        for entry in [Self::NoUserNamespace, Self::AllUsers] {
             if entry.works()? {
                 return Ok(entry);
             }
@@ -133,10 +138,17 @@ pub fn has_other_users() -> bool {
         .is_some_and(|count| count != "1")
 }
 
+/// Whether this is the user namespace that the machine began with, in which the kernel lets root do all.
+pub fn is_initial_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 pub fn stage() -> Stage {
     match std::env::var(STAGE).as_deref() {
         Ok("init") => Stage::Init,
         Ok("inside") => Stage::Inside,
+        Ok(NODE) => Stage::Node,
         _ => Stage::Outside,
     }
 }
@@ -201,7 +213,8 @@ pub fn init() -> anyhow::Result<ExitCode> {
     }
 }
 
-fn prepare(program: &str, args: &[&str]) -> anyhow::Result<()> {
+/// Runs a program that has to succeed before anything else can.
+pub fn prepare(program: &str, args: &[&str]) -> anyhow::Result<()> {
     let status = Command::new(program)
         .args(args)
         .status()

@@ -18,7 +18,6 @@ use tracing::info;
 
 use crate::admission;
 use crate::audit::index;
-use crate::fleet;
 use crate::health::{self, Health};
 use crate::leadership::{self, Mandate, Office, Timing};
 use crate::metrics::Metrics;
@@ -95,11 +94,6 @@ impl Operator {
         let serving = stop.clone();
         self.tasks.spawn("the fleet's server", async move {
             fleet.serve(sockets.fleet, serving).await
-        });
-        let admin = fleet::admin::router(base.fleet.clone());
-        let (socket, serving) = (self.args.admin_socket.clone(), stop.clone());
-        self.tasks.spawn("the admin socket", async move {
-            fleet::admin::socket::serve(&socket, admin, serving).await
         });
         self.spawn_mcp_token();
         self.spawn_for_nodes(base);

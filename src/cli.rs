@@ -12,6 +12,7 @@ use crate::crds::CrdsArgs;
 use crate::fleet::cli::FleetArgs;
 use crate::mcp::command::McpArgs;
 use crate::operator::args::OperatorArgs;
+use crate::operator::explain::command::ExplainArgs;
 use crate::operator::release::ReleaseArgs;
 
 /// Keeps a breach from spreading: segments and isolates devices and workloads, and proves it.
@@ -38,6 +39,8 @@ pub enum Command {
     Mcp(Box<McpArgs>),
     /// The devices of the fleet, and the tokens with which they enrol.
     Fleet(FleetArgs),
+    /// Say whether a connection comes through, and which rule of which resource decides.
+    Explain(ExplainArgs),
     /// Check an audit log, or a proof of one of its entries, offline.
     Verify(VerifyArgs),
     /// Print the proof that an entry is in the audit log, for somebody who has not the log.
@@ -54,6 +57,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Keys(args) => crate::access::command::run(args),
         Command::Mcp(args) => crate::mcp::command::run(*args),
         Command::Fleet(args) => crate::fleet::cli::run(&args),
+        Command::Explain(args) => crate::operator::explain::command::run(args),
         Command::Verify(args) => crate::audit::cli::run(&args),
         Command::Prove(args) => crate::audit::prove::run(&args),
     };

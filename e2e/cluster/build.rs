@@ -76,7 +76,7 @@ fn module_dir(product: &Product) -> PathBuf {
 /// Runs `go build -v`, which prints a line for each package that it has compiled.
 fn run(program: &Program, version: &'static str, mut command: Command) -> anyhow::Result<()> {
     let name = program.name;
-    eprintln!("{name} {version}: building it from source, once; all of them take 5 to 10 minutes");
+    eprintln!("{name} {version}: building it from source, once; all of them take 5 to 15 minutes");
     let began = Instant::now();
     let mut child = command
         .stdin(Stdio::null())

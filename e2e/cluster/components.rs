@@ -44,6 +44,8 @@ pub struct ApiServer<'a> {
     pub token_signer: &'a TokenSigner,
     pub audit_policy: &'a Path,
     pub audit_log: &'a Path,
+    /// How kubelets know the API server, where there are any.
+    pub kubelet_client: Option<&'a IdentityFiles>,
     pub extra: &'a [String],
 }
 
@@ -55,8 +57,6 @@ impl ApiServer<'_> {
             .arg(format!("--bind-address={}", self.address))
             // Without it the API server looks for a default route, which the sandbox has not.
             .arg(format!("--advertise-address={}", self.address))
-            // A loopback address can't be an endpoint of the Service `kubernetes`.
-            .arg("--endpoint-reconciler-type=none")
             .arg(format!("--secure-port={}", self.port))
             .arg(format!(
                 "--tls-cert-file={}",
@@ -71,7 +71,7 @@ impl ApiServer<'_> {
                 self.client_authority.display()
             ))
             .arg("--authorization-mode=Node,RBAC")
-            .arg("--service-cluster-ip-range=10.96.0.0/16")
+            .arg("--service-cluster-ip-range=10.40.0.0/16")
             .arg("--service-account-issuer=https://kubernetes.default.svc")
             .arg(format!(
                 "--service-account-signing-key-file={}",
@@ -91,8 +91,29 @@ impl ApiServer<'_> {
             // Each line is there when the request is done; and one file, whatever its size (in MB).
             .arg("--audit-log-mode=blocking")
             .arg("--audit-log-maxsize=10000")
+            .args(self.node_flags())
             .args(self.extra);
         Ok(command)
+    }
+
+    fn node_flags(&self) -> Vec<String> {
+        let Some(client) = self.kubelet_client else {
+            // A loopback address can't be an endpoint of the Service `kubernetes`.
+            return vec!["--endpoint-reconciler-type=none".into()];
+        };
+        vec![
+            "--endpoint-reconciler-type=lease".into(),
+            "--enable-admission-plugins=NodeRestriction".into(),
+            format!(
+                "--kubelet-certificate-authority={}",
+                self.client_authority.display()
+            ),
+            format!(
+                "--kubelet-client-certificate={}",
+                client.certificate.display()
+            ),
+            format!("--kubelet-client-key={}", client.key.display()),
+        ]
     }
 }
 

@@ -8,7 +8,7 @@ use super::Options;
 use super::audit;
 use super::components::{self, ApiServer, ControllerManager, free_port};
 use super::kubeconfig::{Credential, Server};
-use super::pki::{Authority, TokenSigner};
+use super::pki::{Authority, IdentityFiles, TokenSigner};
 use super::toolset::Toolset;
 use crate::process::Daemon;
 use crate::run;
@@ -56,6 +56,10 @@ impl Ground {
         let address = self.options.address;
         let port = free_port()?;
         let serving = self.authority.server(name, address)?;
+        let kubelet_client = match self.options.nodes {
+            true => Some(self.kubelet_client()?),
+            false => None,
+        };
         let audit_policy = self.dir.join("audit-policy.json");
         fs::write(&audit_policy, serde_json::to_vec(&audit::policy())?)?;
         let api_server = ApiServer {
@@ -67,6 +71,7 @@ impl Ground {
             token_signer: &self.token_signer,
             audit_policy: &audit_policy,
             audit_log: &audit_log(&self.dir),
+            kubelet_client: kubelet_client.as_ref(),
             extra: &self.options.api_server,
         };
         let server = Server {
@@ -75,6 +80,13 @@ impl Ground {
         };
         let mut command = api_server.command(&self.tools)?;
         Ok((Daemon::spawn(name, &mut command, &self.dir)?, server))
+    }
+
+    /// What the API server asks kubelets with.
+    fn kubelet_client(&self) -> anyhow::Result<IdentityFiles> {
+        let name = "kube-apiserver-kubelet-client";
+        let identity = self.authority.client(name, &["system:masters"])?;
+        identity.write(&self.dir, name)
     }
 
     /// Starts the controllers, which give up when the API server isn't ready soon.

@@ -1,14 +1,15 @@
 //! A real control plane: etcd, kube-apiserver and kube-controller-manager with real certificates, RBAC and
 //! an audit log, as many side by side as a test wants. kubectl and helm to drive it.
 //!
-//! It owns its processes and its folder in the run. It has no node: what the tests call the operator runs
-//! beside it, with the ServiceAccount's token.
+//! It owns its processes and its folder in the run. It has no node unless a `NodeCluster` is made of it:
+//! what most tests call the operator runs beside it, with the ServiceAccount's token.
 
 pub mod audit;
 pub mod build;
 mod components;
 mod ground;
 mod kubeconfig;
+pub mod node;
 mod pki;
 pub mod toolset;
 
@@ -40,6 +41,9 @@ const COMMAND: Duration = Duration::from_secs(90);
 pub struct Options {
     /// Where the API server listens. Loopback, unless hosts of a lab are to reach it.
     pub address: IpAddr,
+    /// Nodes are to join: kubelets are asked with a certificate, and pods find the API server at the
+    /// address of the Service `kubernetes`. The address must not be a loopback one.
+    pub nodes: bool,
     /// More arguments for the API server.
     pub api_server: Vec<String>,
 }
@@ -48,6 +52,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             address: Ipv4Addr::LOCALHOST.into(),
+            nodes: false,
             api_server: Vec::new(),
         }
     }

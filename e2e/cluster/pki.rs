@@ -53,7 +53,7 @@ impl Authority {
             "localhost",
             "127.0.0.1",
             "::1",
-            "10.96.0.1",
+            "10.40.0.1",
             "kubernetes",
             "kubernetes.default",
             "kubernetes.default.svc",

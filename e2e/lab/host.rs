@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +31,16 @@ pub struct Host(Arc<Inner>);
 
 struct Inner {
     name: String,
-    attachment: Attachment,
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+    namespace: Namespace,
+}
+
+enum Namespace {
+    /// Made by the lab, on its bridge.
+    Attached(Attachment),
+    /// Made by somebody else, and held for as long as there is a handle.
+    Foreign(File),
 }
 
 impl Host {
@@ -38,35 +49,87 @@ impl Host {
         // From here on, dropping it removes what was made.
         let host = Self(Arc::new(Inner {
             name: name.to_owned(),
-            attachment,
+            v4: attachment.v4,
+            v6: attachment.v6,
+            namespace: Namespace::Attached(attachment),
         }));
-        host.inside_now(|| {
+        host.configure()?;
+        Ok(host)
+    }
+
+    /// A network namespace that somebody else made and keeps, such as a pod's, with its addresses there.
+    pub fn foreign(
+        name: &str,
+        namespace: &Path,
+        v4: Ipv4Addr,
+        v6: Ipv6Addr,
+    ) -> anyhow::Result<Self> {
+        let file = File::open(namespace)
+            .with_context(|| format!("the namespace of {name}: {}", namespace.display()))?;
+        let host = Self(Arc::new(Inner {
+            name: name.to_owned(),
+            v4,
+            v6,
+            namespace: Namespace::Foreign(file),
+        }));
+        host.allow_echo_requests()?;
+        Ok(host)
+    }
+
+    /// What a reboot leaves of a host's network: its addresses. Everything else is new, so what ran on the
+    /// host has to be ended before.
+    pub fn renew(&self) -> anyhow::Result<()> {
+        let Namespace::Attached(attachment) = &self.0.namespace else {
+            anyhow::bail!("{} is not a host of the lab's own", self.name());
+        };
+        attachment.remove()?;
+        attachment.make()?;
+        self.configure()
+    }
+
+    fn configure(&self) -> anyhow::Result<()> {
+        self.inside_now(|| {
             for (file, value) in [
                 // An address can be used at once, the link-local one too.
                 ("ipv6/conf/all/accept_dad", "0"),
                 ("ipv6/conf/default/accept_dad", "0"),
                 ("ipv6/conf/eth0/accept_dad", "0"),
-                // Echo requests without a raw socket.
-                ("ipv4/ping_group_range", "0 0"),
             ] {
                 std::fs::write(format!("/proc/sys/net/{file}"), value)?;
             }
             anyhow::Ok(())
         })??;
-        host.0.attachment.configure()?;
-        Ok(host)
+        self.allow_echo_requests()?;
+        match &self.0.namespace {
+            Namespace::Attached(attachment) => attachment.configure(),
+            Namespace::Foreign(_) => Ok(()),
+        }
+    }
+
+    /// Without a raw socket.
+    fn allow_echo_requests(&self) -> anyhow::Result<()> {
+        self.inside_now(|| std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0"))??;
+        Ok(())
     }
 
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
+    /// What `ip netns` calls it, if the lab has made it.
+    pub fn namespace_name(&self) -> Option<&str> {
+        match &self.0.namespace {
+            Namespace::Attached(attachment) => Some(&attachment.namespace),
+            Namespace::Foreign(_) => None,
+        }
+    }
+
     pub fn v4(&self) -> Ipv4Addr {
-        self.0.attachment.v4
+        self.0.v4
     }
 
     pub fn v6(&self) -> Ipv6Addr {
-        self.0.attachment.v6
+        self.0.v6
     }
 
     pub fn address(&self, family: Family) -> IpAddr {
@@ -141,14 +204,22 @@ impl Host {
         setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {}", self.name()))
     }
 
+    /// A name for the namespace that this process and its children can open.
     fn namespace_file(&self) -> String {
-        format!("/run/netns/{}", self.0.attachment.namespace)
+        match &self.0.namespace {
+            Namespace::Attached(attachment) => format!("/run/netns/{}", attachment.namespace),
+            Namespace::Foreign(file) => {
+                format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
+            }
+        }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // It ends with the sandbox at the latest.
-        let _ = self.attachment.remove();
+        if let Namespace::Attached(attachment) = &self.namespace {
+            // It ends with the sandbox at the latest.
+            let _ = attachment.remove();
+        }
     }
 }

@@ -26,7 +26,12 @@ impl Attachment {
             ..
         } = self;
         ip(&["netns", "add", namespace], "")?;
-        let pair = format!("link add {port} type veth peer name eth0 netns {namespace}\n");
+        // The same in every life of a host, since its neighbours remember it.
+        let [a, b, c, d] = self.v4.octets();
+        let address = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+        let pair = format!(
+            "link add {port} type veth peer name eth0 address {address} netns {namespace}\n"
+        );
         ip(
             &["-batch", "-"],
             &format!("{pair}link set {port} master {bridge} up\n"),

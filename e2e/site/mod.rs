@@ -94,12 +94,17 @@ impl Site {
 
     /// Runs `seawall` with these arguments as a person at the operator's side does.
     pub async fn seawall(&self, args: &[&str]) -> anyhow::Result<String> {
+        self.try_seawall(args).await?.success()
+    }
+
+    /// The same for what may fail.
+    pub async fn try_seawall(&self, args: &[&str]) -> anyhow::Result<process::Outcome> {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_seawall"));
         command
             .args(args)
             .env("KUBECONFIG", self.plane.admin_kubeconfig())
             .env("SEAWALL_ADMIN_SOCKET", self.admin_socket());
-        process::run(command, "", PATIENCE).await?.success()
+        process::run(command, "", PATIENCE).await
     }
 
     /// Adds a device: a host with an agent that has enrolled and is connected. `kind` becomes a tag.

@@ -6,15 +6,21 @@ mod audit_log;
 mod bounds;
 mod chart;
 mod control_plane;
+mod differential;
+mod documents;
+mod explaining;
 mod lab;
 mod mcp;
-mod nodes;
+mod node;
+mod node_enrolment;
 mod operator;
+mod pods_by_mcp;
 mod private;
 mod process;
 mod refusals;
 mod toolset;
 mod whole_path;
+mod workloads;
 
 use libtest_mimic::Trial;
 
@@ -26,15 +32,21 @@ pub fn all() -> Vec<Trial> {
         bounds::all(),
         chart::all(),
         control_plane::all(),
+        differential::all(),
+        documents::all(),
+        explaining::all(),
         lab::all(),
         mcp::all(),
-        nodes::all(),
+        node::all(),
+        node_enrolment::all(),
         operator::all(),
+        pods_by_mcp::all(),
         private::all(),
         process::all(),
         refusals::all(),
         toolset::all(),
         whole_path::all(),
+        workloads::all(),
     ]
     .into_iter()
     .flatten()

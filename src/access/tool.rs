@@ -12,6 +12,7 @@ pub enum Tool {
     ListPolicies,
     GetPolicy,
     ListWorkloads,
+    ExplainConnection,
     VerifyEnforcement,
     SearchAuditLog,
     IsolateDevice,
@@ -38,13 +39,14 @@ pub enum Effect {
 }
 
 impl Tool {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ListDevices,
         Self::GetDevice,
         Self::ListIsolations,
         Self::ListPolicies,
         Self::GetPolicy,
         Self::ListWorkloads,
+        Self::ExplainConnection,
         Self::VerifyEnforcement,
         Self::SearchAuditLog,
         Self::IsolateDevice,
@@ -65,6 +67,7 @@ impl Tool {
             Self::ListPolicies => "list_policies",
             Self::GetPolicy => "get_policy",
             Self::ListWorkloads => "list_workloads",
+            Self::ExplainConnection => "explain_connection",
             Self::VerifyEnforcement => "verify_enforcement",
             Self::SearchAuditLog => "search_audit_log",
             Self::IsolateDevice => "isolate_device",
@@ -90,6 +93,7 @@ impl Tool {
             | Self::ListPolicies
             | Self::GetPolicy
             | Self::ListWorkloads
+            | Self::ExplainConnection
             | Self::VerifyEnforcement
             | Self::SearchAuditLog => Effect::Read,
             Self::IsolateDevice | Self::IsolateWorkload | Self::BlockDestination => Effect::Tighten,
@@ -145,6 +149,7 @@ mod tests {
         assert_eq!(
             names,
             [
+                "explain_connection",
                 "get_device",
                 "get_policy",
                 "list_devices",

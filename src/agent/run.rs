@@ -18,7 +18,7 @@ use super::enforcer::{self, Enforcer, Steps};
 use super::enroll::{EnrollError, Invitation, enroll};
 use super::facts;
 use super::identity::{Credentials, Identity};
-use super::nft::{Nft, Situation};
+use super::nft::{Bridges, Nft, Situation};
 use super::node::{Node, Renewal};
 use super::session::Session;
 use super::state_directory::StateDirectory;
@@ -75,6 +75,7 @@ async fn live(
     let situation = Situation {
         uid,
         pinned: identity.pinned(),
+        bridges: Bridges::default(),
     };
     let writers = nft.writers();
     let mut enforcer = Enforcer::new(

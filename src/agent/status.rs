@@ -12,7 +12,7 @@ use super::bundle::{Position, SignedBundle, Verifier};
 use super::enforcer;
 use super::identity::Identity;
 use super::nft::difference::first_difference;
-use super::nft::{Nft, Situation, render};
+use super::nft::{Bridges, Nft, NftError, Situation, render};
 use super::state_directory::{Secrecy, StateDirectory};
 use crate::domain::enforcement::{Bundle, DeviceState};
 
@@ -96,10 +96,49 @@ pub struct Status {
     pub isolated: bool,
     pub quarantined_peers: usize,
     pub rules: usize,
+    pub wards: Wards,
     /// None where the kernel could not be asked.
     pub kernel_matches: Option<bool>,
     /// The first difference, or why the kernel could not be asked.
     pub kernel: String,
+}
+
+/// Those that the device enforces for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wards {
+    pub pods: usize,
+    pub groups: usize,
+    pub isolated: Vec<String>,
+    /// What can't be judged here.
+    pub shortcoming: Option<String>,
+}
+
+impl Wards {
+    fn of(state: &DeviceState, bridges: &Bridges) -> Self {
+        let groups = state.wards.values();
+        let isolated = groups.clone().filter(|group| group.isolation.is_some());
+        Self {
+            pods: groups.clone().map(|group| group.members.len()).sum(),
+            groups: groups.len(),
+            isolated: isolated.flat_map(|g| g.members.keys().cloned()).collect(),
+            shortcoming: bridges.shortcoming(state),
+        }
+    }
+
+    fn text(&self) -> String {
+        let isolated = match self.isolated.as_slice() {
+            [] => String::new(),
+            pods => format!("; ISOLATED: {}", pods.join(", ")),
+        };
+        let shortcoming = self.shortcoming.as_ref();
+        let shortcoming = shortcoming.map(|words| format!("\n            {words}"));
+        let Self { pods, groups, .. } = self;
+        format!(
+            "{pods} pods in {groups} groups{isolated}{}",
+            shortcoming.unwrap_or_default()
+        )
+    }
 }
 
 /// Exit code 0 when an agent runs, is connected, and the kernel holds what the bundle says; else 1.
@@ -132,22 +171,28 @@ async fn gather(directory: &StateDirectory) -> anyhow::Result<Status> {
         keys: identity.verifying_keys()?,
     };
     let bundle = bundle(directory, &verifier);
+    let state = match &bundle {
+        Ok(bundle) => bundle.as_ref().map(|b| b.state.clone()),
+        Err(_) => None,
+    };
+    let state = state.unwrap_or_default();
+    let nft = Nft::find();
+    let bridges = match &nft {
+        Ok(nft) if !state.wards.is_empty() => Bridges::look(nft).await,
+        _ => Bridges::default(),
+    };
     let situation = Situation {
         uid: running
             .as_ref()
             .map_or_else(|| nix::unistd::geteuid().as_raw(), |running| running.uid),
         pinned: identity.pinned(),
+        bridges,
     };
-    let state = match &bundle {
-        Ok(bundle) => bundle.as_ref().map(|b| b.state.clone()),
-        Err(_) => None,
-    };
-    let (kernel_matches, mut kernel) = kernel(&state.clone().unwrap_or_default(), &situation).await;
+    let (kernel_matches, mut kernel) = kernel(nft, &state, &situation).await;
     if let Err(words) = &bundle {
         kernel = format!("{words:#}; {kernel}");
     }
     let connected = locked && running.as_ref().is_some_and(|r| r.connected);
-    let state = state.unwrap_or_default();
     Ok(Status {
         device: identity.device.to_string(),
         tenant: identity.tenant,
@@ -163,6 +208,7 @@ async fn gather(directory: &StateDirectory) -> anyhow::Result<Status> {
         isolated: state.isolation.is_some(),
         quarantined_peers: state.quarantined.len(),
         rules: state.rules.len(),
+        wards: Wards::of(&state, &situation.bridges),
         kernel,
     })
 }
@@ -178,20 +224,21 @@ fn bundle(directory: &StateDirectory, verifier: &Verifier) -> anyhow::Result<Opt
     Ok(Some(bundle))
 }
 
-async fn kernel(state: &DeviceState, situation: &Situation) -> (Option<bool>, String) {
-    let listing = match Nft::find() {
-        Ok(nft) => nft.list().await,
+async fn kernel(
+    nft: Result<Nft, NftError>,
+    state: &DeviceState,
+    situation: &Situation,
+) -> (Option<bool>, String) {
+    let found = match nft {
+        Ok(nft) => nft.list(true).await,
         Err(error) => Err(error),
     };
-    match listing {
+    match found {
         Err(error) => (None, error.to_string()),
-        Ok(listing) => {
-            let rendered = render(state, situation);
-            match first_difference(&rendered.ruleset, listing.as_ref()) {
-                None => (Some(true), "holds what the bundle says".to_owned()),
-                Some(difference) => (Some(false), difference),
-            }
-        }
+        Ok(found) => match first_difference(&render(state, situation), &found) {
+            None => (Some(true), "holds what the bundle says".to_owned()),
+            Some(difference) => (Some(false), difference),
+        },
     }
 }
 
@@ -218,14 +265,19 @@ fn text(status: &Status) -> String {
         None => format!("unknown: {}", status.kernel),
     };
     format!(
-        "Device      {}\nTenant      {}\nOperator    {stream}\nBundle      {applied}\nIsolated    {isolated}\nQuarantine  {} addresses of peers\nRules       {}\nKernel      {kernel}",
-        status.device, status.tenant, status.quarantined_peers, status.rules
+        "Device      {}\nTenant      {}\nOperator    {stream}\nBundle      {applied}\nIsolated    {isolated}\nQuarantine  {} addresses of peers\nRules       {}\nWards       {}\nKernel      {kernel}",
+        status.device,
+        status.tenant,
+        status.quarantined_peers,
+        status.rules,
+        status.wards.text()
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::nft::{BridgeTable, Family};
 
     fn status() -> Status {
         Status {
@@ -239,6 +291,7 @@ mod tests {
             isolated: true,
             quarantined_peers: 0,
             rules: 3,
+            wards: Wards::default(),
             kernel_matches: Some(false),
             kernel: "chain input is gone".into(),
         }
@@ -249,6 +302,29 @@ mod tests {
         let text = text(&status());
         assert!(text.contains("ISOLATED"), "{text}");
         assert!(text.contains("DIFFERS: chain input is gone"), "{text}");
+    }
+
+    #[test]
+    fn isolated_pods_are_named_and_what_is_not_judged_is_said() {
+        let state: DeviceState = serde_json::from_value(serde_json::json!({
+            "sources": [], "operator": [], "wards": {
+                "free": {"sources": [], "members": {"shop/web": ["10.244.0.7"], "shop/db": ["10.244.0.8"]}},
+                "cut": {"sources": [], "members": {"shop/bad": ["10.244.0.9"]}, "isolation": {}}}}))
+        .expect("a state");
+        let bridges = Bridges {
+            around: [Family::V4].into(),
+            table: BridgeTable::Untracked,
+        };
+        let text = text(&Status {
+            wards: Wards::of(&state, &bridges),
+            ..status()
+        });
+        for words in [
+            "3 pods in 2 groups; ISOLATED: shop/bad",
+            "bridge-nf-call-iptables=1",
+        ] {
+            assert!(text.contains(words), "{text}");
+        }
     }
 
     #[test]

@@ -14,11 +14,12 @@ use crate::domain::world::{Settings, World};
 use crate::enforce::access::{RoleBindings, ServiceAccounts};
 use crate::enforce::holds::HoldKeeper;
 use crate::enforce::netpol::NetworkPolicies;
+use crate::fleet;
 use crate::local::{self, AuditTrail, Sources};
 use crate::operator::auditing::Auditing;
 use crate::operator::base::Base;
 use crate::operator::local_sources::{self, LocalDevices, LocalScopes, LocalStandings, Views};
-use crate::operator::{kind_check, recorder};
+use crate::operator::{explain, kind_check, recorder};
 use crate::reconcile::holds::HoldList;
 use crate::reconcile::{Inputs, Outputs, Reconciler, in_force};
 use crate::status::StatusTask;
@@ -126,25 +127,32 @@ impl Operator {
         worlds: mpsc::Sender<oneshot::Sender<World>>,
     ) {
         let fleet = base.fleet.clone();
+        let standings = Arc::new(LocalStandings {
+            views: views.clone(),
+            fleet: fleet.clone(),
+            worlds,
+        });
+        self.spawn_admin_socket(base, standings.clone());
         let sources = Sources {
             scopes: Arc::new(LocalScopes {
                 views: views.clone(),
                 used,
             }),
-            devices: Arc::new(LocalDevices {
-                views: views.clone(),
-                fleet: fleet.clone(),
-            }),
-            enforcement: Arc::new(LocalStandings {
-                views,
-                fleet,
-                worlds,
-            }),
+            devices: Arc::new(LocalDevices { views, fleet }),
+            enforcement: standings,
             audit: Arc::clone(&base.trail) as Arc<dyn AuditTrail>,
         };
         let (path, stop) = (self.args.local_socket.clone(), self.stop.clone());
         self.tasks.spawn("the local API", async move {
             local_sources::serve(&path, local::router::router(sources), stop).await
+        });
+    }
+
+    fn spawn_admin_socket(&mut self, base: &Base, standings: Arc<LocalStandings>) {
+        let router = fleet::admin::router(base.fleet.clone()).merge(explain::router(standings));
+        let (socket, stop) = (self.args.admin_socket.clone(), self.stop.clone());
+        self.tasks.spawn("the admin socket", async move {
+            fleet::admin::socket::serve(&socket, router, stop).await
         });
     }
 

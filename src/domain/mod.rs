@@ -6,6 +6,7 @@ pub mod applied;
 pub mod cluster;
 pub mod compile;
 pub mod enforcement;
+pub mod explain;
 pub mod labels;
 pub mod names;
 pub mod tools;

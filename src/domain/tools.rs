@@ -5,10 +5,11 @@ use crate::api::Access;
 
 /// `create_policy` and `disable_policy` need `Contain` alone: what they may write is decided by the kind of
 /// access when they are called, and by the API server.
-const TOOLS: [(&str, Access); 16] = [
+const TOOLS: [(&str, Access); 17] = [
     ("block_destination", Access::Contain),
     ("create_policy", Access::Contain),
     ("disable_policy", Access::Contain),
+    ("explain_connection", Access::Investigate),
     ("get_device", Access::Investigate),
     ("get_policy", Access::Investigate),
     ("isolate_device", Access::Contain),
@@ -56,7 +57,7 @@ mod tests {
     #[test]
     fn investigate_has_the_reads_and_contain_all_of_them_too() {
         let reads = offered(Access::Investigate, &[]);
-        assert_eq!(reads.len(), 8);
+        assert_eq!(reads.len(), 9);
         assert!(!reads.contains(&"isolate_device"));
         assert_eq!(offered(Access::Contain, &[]), names());
         assert_eq!(offered(Access::Manage, &[]), names());

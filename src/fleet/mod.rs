@@ -30,7 +30,7 @@ mod reports;
 mod roster;
 mod server;
 mod session;
-mod tables;
+pub mod tables;
 mod tls;
 mod views;
 mod waves;

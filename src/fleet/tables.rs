@@ -134,7 +134,7 @@ fn time(at: Option<Timestamp>) -> String {
 }
 
 /// Columns as wide as their widest cell, two spaces between.
-fn table(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub fn table(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let headings = headings.iter().map(|heading| heading.to_string()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();

@@ -14,6 +14,7 @@ use super::types::{
     AgentRecord, Appended, AuditPage, AuditQuery, Authenticate, DeviceView, HeldIsolation, Preview,
     Previewed, Principal, Problem, Ready, SettledQuery, Standing, VerifyReport, VerifyRequest,
 };
+use crate::domain::explain::{Explanation, Question};
 use crate::domain::names::{DeviceId, ObjectKey};
 
 /// What the operator answers from memory.
@@ -97,6 +98,11 @@ impl Client {
     pub async fn preview(&self, tenant: &str, preview: &Preview) -> Result<Previewed, Problem> {
         let path = url(&["tenants", tenant, "preview"]);
         self.ask(self.http.post(path).json(preview), DISK).await
+    }
+
+    pub async fn explain(&self, tenant: &str, question: &Question) -> Result<Explanation, Problem> {
+        let path = url(&["tenants", tenant, "explain"]);
+        self.ask(self.http.post(path).json(question), DISK).await
     }
 
     pub async fn verify(

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::access::Directory;
+use crate::domain::explain::{Explanation, Question};
 use crate::domain::names::ObjectKey;
 use pods::WorkloadView;
 use types::{
@@ -65,6 +66,9 @@ pub trait Standings: Send + Sync {
 
     /// Compiles the world with this resource in it, and writes nothing.
     async fn preview(&self, tenant: &str, preview: &Preview) -> Result<Previewed, Problem>;
+
+    /// Who reaches whom, and what decides it, as far as the question's tenant sees it.
+    async fn explain(&self, question: Question) -> Result<Explanation, Problem>;
 
     /// Has devices read back now, for themselves and for pods of the tenant.
     async fn verify(&self, tenant: &str, request: &VerifyRequest) -> Result<VerifyReport, Problem>;

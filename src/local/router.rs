@@ -18,6 +18,7 @@ use super::types::{
     VerifyReport, VerifyRequest,
 };
 use super::{Kind, Sources};
+use crate::domain::explain::{Explanation, Question};
 use crate::domain::names::ObjectKey;
 
 /// Longer than any wait that a request may ask for.
@@ -47,6 +48,7 @@ pub fn router(sources: Sources) -> Router {
         .route("/v1/tenants/{tenant}/held", get(held))
         .route("/v1/tenants/{tenant}/workloads", get(workloads))
         .route("/v1/tenants/{tenant}/preview", post(preview))
+        .route("/v1/tenants/{tenant}/explain", post(explain))
         .route("/v1/tenants/{tenant}/verify", post(verify))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -70,7 +72,7 @@ impl IntoResponse for Problem {
 
 type Answer<T> = Result<Json<T>, Problem>;
 
-const NOT_SYNCED: &str =
+pub const NOT_SYNCED: &str =
     "the operator has not seen the cluster yet: try again in a few seconds, and see its /ready";
 
 async fn ready(State(sources): State<Sources>) -> Answer<Ready> {
@@ -174,6 +176,15 @@ async fn preview(
 ) -> Answer<Previewed> {
     let previewed = sources.enforcement.preview(&tenant, &preview).await?;
     Ok(Json(previewed))
+}
+
+async fn explain(
+    State(sources): State<Sources>,
+    Path(tenant): Path<String>,
+    Json(mut question): Json<Question>,
+) -> Answer<Explanation> {
+    question.tenant = Some(tenant);
+    Ok(Json(sources.enforcement.explain(question).await?))
 }
 
 async fn verify(

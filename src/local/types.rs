@@ -13,6 +13,7 @@
 //! | `GET /v1/tenants/{tenant}/held` | [`Vec<HeldIsolation>`] |
 //! | `GET /v1/tenants/{tenant}/workloads` | [`Vec<WorkloadView>`](super::pods::WorkloadView) |
 //! | `POST /v1/tenants/{tenant}/preview` [`Preview`] | [`Previewed`]: what compile would think of it, nothing written |
+//! | `POST /v1/tenants/{tenant}/explain` [`Question`](crate::domain::explain::Question) | [`Explanation`](crate::domain::explain::Explanation), as far as the tenant sees it |
 //! | `POST /v1/tenants/{tenant}/verify` [`VerifyRequest`] | [`VerifyReport`], read back from each device now |
 //!
 //! Every other answer is a [`Problem`]: 400 for a request that can't be read, 503 for what can't be
@@ -80,6 +81,8 @@ pub const UNAVAILABLE: &str = "unavailable";
 /// The code of a [`Problem`] of what doesn't exist.
 pub const NOT_FOUND: &str = "not_found";
 /// The code of a refusal that is the API server's.
+pub const INVALID: &str = "invalid";
+
 pub const REFUSED_BY_API_SERVER: &str = "refused_by_api_server";
 
 /// An error, in words for the caller, with the next step.

@@ -62,7 +62,7 @@ pub struct OperatorArgs {
     )]
     pub local_socket: PathBuf,
 
-    /// The Unix socket for `seawall fleet`.
+    /// The Unix socket for `seawall fleet` and `seawall explain`.
     #[arg(
         long,
         env = "SEAWALL_ADMIN_SOCKET",

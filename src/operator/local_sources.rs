@@ -19,13 +19,16 @@ use super::wards_read_back::Wards;
 use super::{moments, pods, preview};
 use crate::access::Directory;
 use crate::domain::applied::Applied;
+use crate::domain::compile::compile;
+use crate::domain::explain::{Explanation, Known, Question, Unanswerable, explain};
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::Acceptance;
 use crate::domain::world::World;
 use crate::fleet::Fleet;
 use crate::local::pods::WorkloadView;
+use crate::local::router::NOT_SYNCED;
 use crate::local::types::{
-    DeviceView, Held, HeldIsolation, Preview, Previewed, Problem, SettledQuery, Standing,
+    DeviceView, Held, HeldIsolation, INVALID, Preview, Previewed, Problem, SettledQuery, Standing,
     VerifyReport, VerifyRequest,
 };
 use crate::local::{Devices, Kind, Scopes, Standings, socket};
@@ -98,6 +101,7 @@ impl Devices for LocalDevices {
     }
 }
 
+#[derive(Clone)]
 pub struct LocalStandings {
     pub views: Views,
     pub fleet: Fleet,
@@ -108,11 +112,7 @@ pub struct LocalStandings {
 impl LocalStandings {
     fn view(&self) -> Result<Arc<View>, Problem> {
         let view = self.views.borrow().clone();
-        view.ok_or_else(|| {
-            Problem::unavailable(
-                "the operator has not seen the cluster yet: try again in a few seconds",
-            )
-        })
+        view.ok_or_else(|| Problem::unavailable(NOT_SYNCED))
     }
 
     fn applied(&self) -> Applied {
@@ -237,6 +237,28 @@ impl Standings for LocalStandings {
         tokio::task::spawn_blocking(move || preview::with(world, &applied, &tenant, preview))
             .await
             .map_err(|_| Problem::unavailable("the preview failed: see the operator's log"))
+    }
+
+    async fn explain(&self, question: Question) -> Result<Explanation, Problem> {
+        self.view()?;
+        let world = self.world().await?;
+        let applied = self.fleet.applied();
+        let explained = tokio::task::spawn_blocking(move || {
+            let compiled = compile(&world, Timestamp::now());
+            let known = Known {
+                world: &world,
+                compiled: &compiled,
+                applied: Some(&applied),
+            };
+            explain(&known, &question)
+        });
+        let explained = explained
+            .await
+            .map_err(|_| Problem::unavailable("explaining failed: see the operator's log"))?;
+        explained.map_err(|Unanswerable(message)| Problem {
+            code: INVALID.into(),
+            message,
+        })
     }
 
     async fn verify(&self, tenant: &str, request: &VerifyRequest) -> Result<VerifyReport, Problem> {

@@ -110,6 +110,7 @@ impl Signer {
         let situation = Situation {
             uid: 0,
             pinned: ["10.0.0.2:8443".parse()?].into(),
+            ..Situation::default()
         };
         let mut enforcer = Enforcer::new(nft, verifier, situation, directory, Steps::default());
         enforcer.start().await?;
@@ -159,6 +160,23 @@ fn many_states() -> anyhow::Result<Vec<DeviceState>> {
         {"network": "10.0.9.0/24", "ports": [{"protocol": "TCP", "first": 22, "last": 22},
                                              {"protocol": "ICMP", "first": 0, "last": 65535}]},
         {"network": "fd09::/64"}]});
+    let policies = ["rules", "defaults", "observedRules", "observedDefaults"];
+    let mut shop = json!({"sources": [], "members": {"t/a": ["10.244.0.7", "fd44::7"], "t/b": ["10.244.0.8"]}});
+    for field in policies {
+        shop[field] = rules[field].clone();
+    }
+    let mut cut = json!({"sources": [], "members": {"t/c": ["10.244.0.9", "fd44::9"]}, "isolation": {
+        "probes": {"t/c": [{"protocol": "TCP", "first": 8080, "last": 8080}, {"protocol": "UDP", "first": 1, "last": 9}]}}});
+    cut["isolation"]["management"] = isolated["isolation"]["management"].clone();
+    let mut wards = rules.clone();
+    wards["wards"] = json!({"shop": shop, "with a name that nft would not take": cut});
+    // One ward is isolated as well, and one is gone.
+    let mut other_wards = wards.clone();
+    shop["members"] = json!({});
+    cut["members"]["t/a"] = json!(["10.244.0.7", "fd44::7"]);
+    other_wards["wards"] = json!({"shop": shop, "with a name that nft would not take": cut});
+    let mut isolated_with_wards = wards.clone();
+    isolated_with_wards["isolation"] = isolated["isolation"].clone();
     let mut wide = json!({"rules": []});
     let networks: Vec<String> = (0..2000)
         .map(|n| format!("10.{}.{}.{}/32", n / 250, n % 250, (n * 7) % 250))
@@ -170,6 +188,10 @@ fn many_states() -> anyhow::Result<Vec<DeviceState>> {
         &other_peers,
         &isolated,
         &wide,
+        &wards,
+        &other_wards,
+        &isolated_with_wards,
+        &wards,
         &rules,
         &isolated,
         &json!({}),
@@ -181,10 +203,21 @@ fn many_states() -> anyhow::Result<Vec<DeviceState>> {
 
 async fn reads_back() -> anyhow::Result<()> {
     let lab = Lab::new()?;
-    let laptop = lab.host("laptop")?;
+    // Bridged packets pass the usual hooks on one, and a second table is needed on the other.
+    reads_back_on(&lab.host("laptop")?).await?;
+    let node = lab.host("node")?;
+    let settings =
+        ["iptables", "ip6tables"].map(|name| format!("net.bridge.bridge-nf-call-{name}=0"));
+    for setting in &settings {
+        node.run("sysctl", &["-qw", setting], "").await?.success()?;
+    }
+    reads_back_on(&node).await
+}
+
+async fn reads_back_on(host: &Host) -> anyhow::Result<()> {
     let folder = run::scratch("table")?;
     let states = many_states()?;
-    on_host(&laptop, move || async move {
+    on_host(host, move || async move {
         let signer = Signer::new();
         let mut enforcer = signer.enforcer(Nft::find()?, &folder).await?;
         for (n, state) in states.iter().enumerate() {
@@ -197,8 +230,11 @@ async fn reads_back() -> anyhow::Result<()> {
         // And from nothing, as after a reboot.
         for (n, state) in states.iter().enumerate() {
             let nft = Nft::find()?;
-            nft.apply(&json!({"nftables": [{"delete": {"table": {"family": "inet", "name": "seawall"}}}]}))
-                .await?;
+            for family in ["inet", "bridge"] {
+                let table = json!({"family": family, "name": "seawall"});
+                let remove = json!([{"add": {"table": table}}, {"delete": {"table": table}}]);
+                nft.apply(&json!({"nftables": remove})).await?;
+            }
             let bundle = signer.bundle(2, n as u64 + 1, state);
             enforcer.accept(signer.sign(&bundle)?).await?;
             let found = enforcer.read_back().await?;
@@ -409,7 +445,7 @@ async fn tampering() -> anyhow::Result<()> {
         ("add table inet seawall { flags dormant; }", "the table has"),
         (
             "add map inet seawall m { type ipv4_addr : verdict; }",
-            "map",
+            "was added",
         ),
     ] {
         laptop

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
-use seawall::domain::names::DeviceId;
+use seawall::domain::cluster::{OthersPolicy, Pod};
+use seawall::domain::names::{DeviceId, ObjectKey};
 use serde_json::{Value, json};
 
 use super::stand::Stand;
@@ -23,6 +24,10 @@ pub fn all() -> Vec<Trial> {
         ),
         case("a call that is wrong is told what to write", wrong_calls),
         case(
+            "an agent is told who reaches whom of its own pods, and nothing of another tenant's",
+            explained,
+        ),
+        case(
             "reads are in the audit log, and an agent searches its own tenant's part",
             audit,
         ),
@@ -40,7 +45,7 @@ async fn tools() -> anyhow::Result<()> {
         .await?;
     let custom = json!({"access": "Custom", "tools": ["list_devices", "release_device"]});
     let custom = stand.agent("custom", custom, &[]).await?;
-    for (key, count) in [(&reads, 7), (&acts, 13), (&custom, 2)] {
+    for (key, count) in [(&reads, 9), (&acts, 17), (&custom, 2)] {
         let (old, new) = (stand.client(key).await?, stand.modern(key).await?);
         let tools = old.tools().await?;
         assert_eq!(tools.len(), count, "{tools:?}");
@@ -184,6 +189,64 @@ async fn wrong_calls() -> anyhow::Result<()> {
     let unknown = client.ask("drop_tables", json!({})).await.err();
     assert!(format!("{unknown:?}").contains("tools/list"), "{unknown:?}");
     assert!(stand.operator.logged("intent").is_empty());
+    stand.end().await
+}
+
+async fn explained() -> anyhow::Result<()> {
+    let stand = Stand::new("mcp-explain").await?;
+    let pod = |address: &str| Pod {
+        addresses: [address.parse().expect("an address")].into(),
+        node: Some("n1".to_owned()),
+        ..Pod::default()
+    };
+    let closed =
+        serde_json::from_value(json!({"spec": {"podSelector": {}, "policyTypes": ["Ingress"]}}))?;
+    {
+        let mut world = stand.operator.world.lock().expect("not poisoned");
+        for (namespace, name, address) in [
+            ("mcp-explain", "web-0", "10.1.0.1"),
+            ("mcp-explain", "db-0", "10.1.0.2"),
+            ("elsewhere", "vault-0", "10.1.0.3"),
+        ] {
+            let key = ObjectKey::new(namespace, name);
+            world.pods.insert(key, pod(address));
+        }
+        for namespace in ["mcp-explain", "elsewhere"] {
+            let key = ObjectKey::new(namespace, "closed");
+            let closed: OthersPolicy = Clone::clone(&closed);
+            world.others_policies.insert(key, closed);
+        }
+    }
+    let key = stand
+        .agent("reads", json!({"access": "Investigate"}), &[])
+        .await?;
+    let client = stand.modern(&key).await?;
+    let ask = |to: &str| json!({"from": "pod/mcp-explain/web-0", "to": to, "port": "5432/TCP"});
+    let answer = client
+        .call("explain_connection", ask("pod/mcp-explain/db-0"))
+        .await?;
+    assert_eq!(answer["verdict"], "Blocked", "{answer}");
+    let step = &answer["paths"][0]["points"][0]["steps"][0];
+    assert_eq!(step["resource"], "NetworkPolicy mcp-explain/closed");
+    assert_eq!(step["decisive"], true);
+    let notes = answer["notes"].to_string();
+    assert!(notes.contains("not known from the API"), "{notes}");
+
+    let hidden = client.call("explain_connection", ask("10.1.0.3")).await?;
+    assert_eq!(hidden["verdict"], "Unknown", "{hidden}");
+    let text = hidden.to_string();
+    assert!(
+        !text.contains("elsewhere") && !text.contains("vault"),
+        "{text}"
+    );
+    for (to, words) in [
+        ("pod/elsewhere/vault-0", "pods of mcp-explain"),
+        ("web-0", "pod/NAMESPACE/NAME"),
+        ("node/n1", "there is no node/n1"),
+    ] {
+        let (code, said) = client.failure("explain_connection", ask(to)).await?;
+        assert!(code == "invalid" && said.contains(words), "{to}: {said}");
+    }
     stand.end().await
 }
 

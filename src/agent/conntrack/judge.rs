@@ -1,13 +1,16 @@
 //! Which connections isolation and quarantine let pass: the same decision as the rules of the table
 //! make, for a connection instead of a packet. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use netlink_packet_netfilter::conntrack::Tuple;
 
 use crate::api::Protocol;
-use crate::domain::enforcement::{DeviceState, Ports, QuarantinePath, SelfIsolation};
+use crate::domain::enforcement::{
+    DeviceState, ManagementRule, Ports, QuarantinePath, SelfIsolation, WardGroup,
+};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -27,6 +30,8 @@ pub struct Flow {
     pub opener: Endpoint,
     /// Who answers, after destination NAT: where the packets really go.
     pub responder: Endpoint,
+    /// Whom the opener asked for, which a Service's address may stand for.
+    pub asked: Endpoint,
     /// The kernel's own name of the entry: its tuple in the direction of opening.
     pub(super) tuple: Vec<Tuple>,
 }
@@ -37,6 +42,7 @@ impl Flow {
             protocol: TCP,
             opener,
             responder,
+            asked: responder,
             tuple: Vec::new(),
         }
     }
@@ -51,6 +57,7 @@ impl Flow {
             protocol: self.protocol,
             opener: self.responder,
             responder: self.opener,
+            asked: self.opener,
             tuple: Vec::new(),
         }
     }
@@ -63,8 +70,18 @@ pub struct Containment {
     isolation: Option<SelfIsolation>,
     quarantined: BTreeSet<IpAddr>,
     paths: BTreeSet<QuarantinePath>,
+    /// Isolated wards, by address.
+    wards: BTreeMap<IpAddr, Arc<Ward>>,
     /// Addresses of this host.
     local: BTreeSet<IpAddr>,
+}
+
+/// What an isolated ward keeps.
+#[derive(Debug, PartialEq, Eq)]
+struct Ward {
+    management: BTreeSet<ManagementRule>,
+    /// This host may connect there.
+    probes: BTreeSet<Ports>,
 }
 
 impl Containment {
@@ -78,17 +95,20 @@ impl Containment {
             isolation: state.isolation.clone(),
             quarantined: state.quarantined.clone(),
             paths: state.quarantine_paths.clone(),
+            wards: state.wards.values().flat_map(isolated).collect(),
             local: local.into_iter().collect(),
         }
     }
 
     pub fn contains_anything(&self) -> bool {
-        self.isolation.is_some() || !self.quarantined.is_empty()
+        self.isolation.is_some() || !self.quarantined.is_empty() || !self.wards.is_empty()
     }
 
     /// Whether a connection with this address at an end may not pass.
     pub fn may_concern(&self, address: IpAddr) -> bool {
-        self.isolation.is_some() || self.quarantined.contains(&address)
+        self.isolation.is_some()
+            || self.quarantined.contains(&address)
+            || self.wards.contains_key(&address)
     }
 
     pub fn passes(&self, flow: &Flow) -> bool {
@@ -96,27 +116,61 @@ impl Containment {
         if self.is_local(opener.ip) && self.is_local(responder.ip) {
             return true;
         }
-        let operator = SocketAddr::new(responder.ip, responder.port);
-        if flow.is_tcp() && self.is_local(opener.ip) && self.operator.contains(&operator) {
+        let mut called = [responder, flow.asked].into_iter();
+        let is_operator =
+            |end: Endpoint| self.operator.contains(&SocketAddr::new(end.ip, end.port));
+        if flow.is_tcp() && self.is_local(opener.ip) && called.any(is_operator) {
             return true;
         }
         if self.quarantined.contains(&opener.ip) || self.quarantined.contains(&responder.ip) {
             return self.isolation.is_none() && self.paths.iter().any(|p| keeps(p, flow));
         }
+        if !self.wards_keep(flow) {
+            return false;
+        }
         let Some(isolation) = &self.isolation else {
             return true;
         };
-        is_dhcp(flow)
-            || self.is_local(responder.ip)
-                && isolation
-                    .management
-                    .iter()
-                    .any(|rule| rule.network.contains(&opener.ip) && among(&rule.ports, flow))
+        is_dhcp(flow) || self.is_local(responder.ip) && managed(&isolation.management, flow)
+    }
+
+    /// Whether the isolated wards among its ends let it pass: one lets nothing out that it opened.
+    fn wards_keep(&self, flow: &Flow) -> bool {
+        if self.wards.contains_key(&flow.opener.ip) {
+            return false;
+        }
+        self.wards.get(&flow.responder.ip).is_none_or(|ward| {
+            managed(&ward.management, flow)
+                || self.is_local(flow.opener.ip)
+                    && !ward.probes.is_empty()
+                    && among(&ward.probes, flow)
+        })
     }
 
     fn is_local(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.local.contains(&address)
     }
+}
+
+/// The addresses of an isolated group, each with what its ward keeps.
+fn isolated(group: &WardGroup) -> Vec<(IpAddr, Arc<Ward>)> {
+    let Some(isolation) = &group.isolation else {
+        return Vec::new();
+    };
+    let mut wards = Vec::new();
+    for (name, addresses) in &group.members {
+        let ward = Arc::new(Ward {
+            management: isolation.management.clone(),
+            probes: isolation.probes.get(name).cloned().unwrap_or_default(),
+        });
+        wards.extend(addresses.iter().map(|ip| (*ip, Arc::clone(&ward))));
+    }
+    wards
+}
+
+fn managed(management: &BTreeSet<ManagementRule>, flow: &Flow) -> bool {
+    let mut rules = management.iter();
+    rules.any(|rule| rule.network.contains(&flow.opener.ip) && among(&rule.ports, flow))
 }
 
 fn keeps(path: &QuarantinePath, flow: &Flow) -> bool {
@@ -210,6 +264,23 @@ mod tests {
     }
 
     #[test]
+    fn an_isolated_host_keeps_the_operator_behind_an_address_that_it_translates() {
+        let isolated = containment(json!({"isolation": {}}));
+        let translated = |asked: &str| {
+            let asked: SocketAddr = asked.parse().expect("address and port");
+            Flow {
+                asked: Endpoint {
+                    ip: asked.ip(),
+                    port: asked.port(),
+                },
+                ..flow(TCP, "10.0.0.5:5000", "10.1.0.9:8443")
+            }
+        };
+        assert!(isolated.passes(&translated("10.0.0.1:8443")));
+        assert!(!isolated.passes(&translated("10.0.0.2:8443")));
+    }
+
+    #[test]
     fn a_quarantined_peer_is_cut_both_ways_but_for_the_path_from_management() {
         let quarantine = containment(json!({
             "quarantined": ["10.0.7.7", "fd00::7"],
@@ -225,6 +296,39 @@ mod tests {
         ] {
             assert!(!quarantine.passes(&cut), "{cut:?}");
         }
+    }
+
+    #[test]
+    fn an_isolated_ward_keeps_what_management_opens_and_the_probes_of_this_host() {
+        let wards = containment(json!({"wards": {
+            "free": {"sources": [], "members": {"t/free": ["10.244.0.8"]}},
+            "cut": {"sources": [], "members": {"t/bad": ["10.244.0.7", "fd44::7"], "t/worse": ["10.244.0.9"]},
+                "isolation": {
+                    "management": [{"network": "10.0.9.0/24", "ports": [{"protocol": "TCP", "first": 22, "last": 22}]}],
+                    "probes": {"t/bad": [{"protocol": "TCP", "first": 8080, "last": 8080}]}}}}}));
+        for kept in [
+            flow(TCP, "10.0.9.7:5000", "10.244.0.7:22"),
+            flow(TCP, "10.0.0.5:5000", "10.244.0.7:8080"),
+            flow(TCP, "[fd00::5]:5000", "[fd44::7]:8080"),
+            flow(TCP, "10.244.0.8:5000", "10.0.0.5:80"),
+        ] {
+            assert!(wards.passes(&kept), "{kept:?}");
+        }
+        for cut in [
+            flow(TCP, "10.0.0.5:5000", "10.244.0.7:22"),
+            flow(TCP, "10.0.0.5:5000", "10.244.0.9:8080"),
+            // Not of this host.
+            flow(TCP, "10.244.0.8:5000", "10.244.0.7:8080"),
+            flow(TCP, "10.244.0.7:22", "10.0.9.7:5000"),
+            flow(TCP, "10.244.0.7:5000", "10.0.0.5:80"),
+            flow(TCP, "10.244.0.7:5000", "10.244.0.9:22"),
+            flow(UDP, "[fd44::7]:5000", "[fd00::5]:80"),
+        ] {
+            assert!(!wards.passes(&cut), "{cut:?}");
+        }
+        let address = |text: &str| text.parse().expect("an address");
+        assert!(wards.contains_anything() && wards.may_concern(address("fd44::7")));
+        assert!(!wards.may_concern(address("10.244.0.8")));
     }
 
     #[test]

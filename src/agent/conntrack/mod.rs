@@ -75,6 +75,8 @@ fn plan<'a>(flows: &'a [Flow], before: &Containment, after: &Containment) -> Pla
         if flow.is_tcp() {
             plan.passing.insert((flow.opener, flow.responder), passes);
             plan.passing.insert((flow.responder, flow.opener), passes);
+            // The opener's socket knows the one it asked for.
+            plan.passing.insert((flow.opener, flow.asked), passes);
         }
         if passes {
             continue;

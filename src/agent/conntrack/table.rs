@@ -72,20 +72,17 @@ fn flow(answer: &NetfilterMessage) -> Option<Flow> {
         }
     }
     let original = original?;
-    let (protocol, opener) = source(original)?;
-    let (_, responder) = source(reply?)?;
+    let ends = ends(original)?;
+    let mut responder = self::ends(reply?)?.source;
     // ICMP's tuples have an id where the others have ports.
-    let responder = match original.iter().any(has_ports) {
-        true => responder,
-        false => Endpoint {
-            port: 0,
-            ..responder
-        },
-    };
+    if !original.iter().any(has_ports) {
+        responder.port = 0;
+    }
     Some(Flow {
-        protocol,
-        opener,
+        protocol: ends.protocol,
+        opener: ends.source,
         responder,
+        asked: ends.destination,
         tuple: original.clone(),
     })
 }
@@ -95,15 +92,23 @@ fn has_ports(tuple: &Tuple) -> bool {
         if fields.iter().any(|f| matches!(f, ProtoTuple::SourcePort(_))))
 }
 
-/// Protocol and sender of a tuple.
-fn source(tuple: &[Tuple]) -> Option<(u8, Endpoint)> {
-    let (mut ip, mut port, mut protocol) = (None, 0, None);
+/// What a tuple says.
+struct Ends {
+    protocol: u8,
+    source: Endpoint,
+    destination: Endpoint,
+}
+
+fn ends(tuple: &[Tuple]) -> Option<Ends> {
+    let (mut source, mut destination, mut protocol) = ((None, 0), (None, 0), None);
     for part in tuple {
         match part {
             Tuple::Ip(fields) => {
                 for field in fields {
-                    if let IPTuple::SourceAddress(address) = field {
-                        ip = Some(*address);
+                    match field {
+                        IPTuple::SourceAddress(address) => source.0 = Some(*address),
+                        IPTuple::DestinationAddress(address) => destination.0 = Some(*address),
+                        _ => {}
                     }
                 }
             }
@@ -111,7 +116,8 @@ fn source(tuple: &[Tuple]) -> Option<(u8, Endpoint)> {
                 for field in fields {
                     match field {
                         ProtoTuple::Protocol(number) => protocol = Some(u8::from(*number)),
-                        ProtoTuple::SourcePort(number) => port = *number,
+                        ProtoTuple::SourcePort(number) => source.1 = *number,
+                        ProtoTuple::DestinationPort(number) => destination.1 = *number,
                         _ => {}
                     }
                 }
@@ -119,5 +125,10 @@ fn source(tuple: &[Tuple]) -> Option<(u8, Endpoint)> {
             _ => {}
         }
     }
-    Some((protocol?, Endpoint { ip: ip?, port }))
+    let endpoint = |(ip, port): (Option<_>, u16)| Some(Endpoint { ip: ip?, port });
+    Some(Ends {
+        protocol: protocol?,
+        source: endpoint(source)?,
+        destination: endpoint(destination)?,
+    })
 }

@@ -9,6 +9,8 @@
 //! acknowledgement.
 
 mod actor;
+mod bridging;
+mod cutting;
 mod steps;
 mod stored;
 mod table;
@@ -23,10 +25,8 @@ use table::{Table, counts};
 use std::time::{Duration, Instant};
 
 use super::bundle::{Order, Position, Refusal, SignedBundle, Verifier, order};
-use super::conntrack::{self, Containment};
-use super::facts;
 use super::nft::difference::{first_difference, first_difference_outside_sets};
-use super::nft::{Listing, Nft, NftError, Rendered, Situation, render};
+use super::nft::{Found, Nft, NftError, Rendered, Situation, render};
 use super::state_directory::StateDirectory;
 use crate::domain::enforcement::{Bundle, DeviceState};
 use crate::fleet::proto::RuleCount;
@@ -120,8 +120,8 @@ impl Enforcer {
     pub async fn start(&mut self) -> Result<(), NftError> {
         let nothing = self.render(&DeviceState::default());
         let found = self.table.read().await?;
-        let no_table = found.is_none();
-        let empty = first_difference(&nothing.ruleset, found).is_none();
+        let no_table = found.inet.is_none();
+        let empty = first_difference(&nothing, found).is_none();
         let stored = match self.stored.load(&self.verifier) {
             Ok(stored) => stored,
             Err(words) => {
@@ -135,7 +135,7 @@ impl Enforcer {
         self.wanted = match stored {
             Some((signed, bundle)) => Wanted::Bundle(Box::new(InForce {
                 position: Position::of(&bundle),
-                rendered: self.render(&bundle.state),
+                rendered: self.render_as_things_are(&bundle.state).await,
                 state: bundle.state,
                 signed,
                 persisted: true,
@@ -185,7 +185,7 @@ impl Enforcer {
         let started = Instant::now();
         let mut next = InForce {
             position: Position::of(&bundle),
-            rendered: self.render(&bundle.state),
+            rendered: self.render_as_things_are(&bundle.state).await,
             state: bundle.state,
             signed,
             persisted: false,
@@ -266,11 +266,12 @@ impl Enforcer {
     /// Compares the kernel with what is wanted and repairs a difference at once.
     pub async fn check(&mut self) -> Result<Option<Tampering>, NftError> {
         let started = Instant::now();
+        self.follow_bridges().await;
         let Some(rendered) = self.rendered().cloned() else {
             self.table.read().await?;
             return Ok(None);
         };
-        let difference = first_difference(&rendered.ruleset, self.table.read().await?);
+        let difference = first_difference(&rendered, self.table.read().await?);
         self.matches = difference.is_none();
         let Some(what) = difference else {
             return Ok(None);
@@ -296,20 +297,20 @@ impl Enforcer {
 
     /// Counters and, without reading long sets, whether the rules are the ones that are wanted.
     pub async fn look(&mut self) -> Result<ReadBack, NftError> {
-        let listing = self.table.glance().await?;
-        Ok(self.compare(listing.as_ref(), first_difference_outside_sets))
+        let found = self.table.glance().await?;
+        Ok(self.compare(&found, first_difference_outside_sets))
     }
 
     /// The whole table, asked now.
     pub async fn read_back(&mut self) -> Result<ReadBack, NftError> {
-        let listing = self.table.read().await?.cloned();
-        Ok(self.compare(listing.as_ref(), first_difference))
+        let found = self.table.read().await?.clone();
+        Ok(self.compare(&found, first_difference))
     }
 
     fn compare(
         &self,
-        listing: Option<&Listing>,
-        difference: fn(&super::nft::Ruleset, Option<&Listing>) -> Option<String>,
+        found: &Found,
+        difference: fn(&Rendered, &Found) -> Option<String>,
     ) -> ReadBack {
         let Some(rendered) = self.rendered() else {
             return ReadBack {
@@ -317,12 +318,12 @@ impl Enforcer {
                 ..ReadBack::default()
             };
         };
-        let difference = difference(&rendered.ruleset, listing);
+        let difference = difference(rendered, found);
         ReadBack {
             applied: self.position().cloned(),
             matches: difference.is_none(),
             detail: difference.unwrap_or_default(),
-            counts: listing.map_or_else(Vec::new, |listing| counts(rendered, listing)),
+            counts: counts(rendered, found),
         }
     }
 
@@ -383,31 +384,6 @@ impl Enforcer {
         }
         if let Err(error) = self.check().await {
             tracing::error!("what was in force could not be read back: {error}");
-        }
-    }
-
-    /// Ends connections that `after` doesn't let pass. The rules drop their packets whether or not this
-    /// succeeds, so a failure is told and holds up nothing.
-    async fn cut(&self, before: &DeviceState, after: &DeviceState) -> u32 {
-        let local = facts::local_addresses();
-        let pinned = self.situation.pinned.iter().copied();
-        let before = Containment::new(before, pinned.clone(), local.iter().copied());
-        let after = Containment::new(after, pinned, local);
-        if before == after {
-            return 0;
-        }
-        match tokio::task::spawn_blocking(move || conntrack::cut(&before, &after)).await {
-            Ok(Ok(cut)) => cut.connections,
-            Ok(Err(error)) => {
-                tracing::error!(
-                    "open connections are dropped by the rules, but not ended: {error}"
-                );
-                0
-            }
-            Err(error) => {
-                tracing::error!("open connections were not ended: {error}");
-                0
-            }
         }
     }
 }

@@ -1,10 +1,35 @@
 //! The first difference between what the table has to hold and what it holds, in words for a person.
 
-use super::{Chain, Elements, Listing, Rule, Ruleset};
+use super::{Chain, Elements, Found, Listing, Rendered, Rule, Ruleset};
 use crate::agent::words::printable;
 
-/// None when the kernel's content is exactly what is wanted. A missing table is `found: None`.
-pub fn first_difference(wanted: &Ruleset, found: Option<&Listing>) -> Option<String> {
+/// None when the kernel's content is exactly what is wanted.
+pub fn first_difference(wanted: &Rendered, found: &Found) -> Option<String> {
+    in_both(wanted, found, in_table)
+}
+
+/// As `first_difference`, when sets were listed without their elements: only their names count.
+pub fn first_difference_outside_sets(wanted: &Rendered, found: &Found) -> Option<String> {
+    in_both(wanted, found, in_table_outside_sets)
+}
+
+fn in_both(
+    wanted: &Rendered,
+    found: &Found,
+    difference: fn(&Ruleset, Option<&Listing>) -> Option<String>,
+) -> Option<String> {
+    difference(&wanted.ruleset, found.inet.as_ref()).or_else(|| {
+        match (&wanted.bridge, &found.bridge) {
+            (None, None) => None,
+            (None, Some(_)) => Some("a table for bridges is there and not needed".to_owned()),
+            (Some(wanted), found) => difference(wanted, found.as_ref())
+                .map(|difference| format!("table for bridges: {difference}")),
+        }
+    })
+}
+
+/// A missing table is `found: None`.
+fn in_table(wanted: &Ruleset, found: Option<&Listing>) -> Option<String> {
     let Some(found) = found else {
         return Some("the table is gone".to_owned());
     };
@@ -14,10 +39,9 @@ pub fn first_difference(wanted: &Ruleset, found: Option<&Listing>) -> Option<Str
     chains(wanted, &found.ruleset).or_else(|| sets(wanted, &found.ruleset))
 }
 
-/// As `first_difference`, when sets were listed without their elements: only their names count.
-pub fn first_difference_outside_sets(wanted: &Ruleset, found: Option<&Listing>) -> Option<String> {
+fn in_table_outside_sets(wanted: &Ruleset, found: Option<&Listing>) -> Option<String> {
     let Some(found) = found else {
-        return first_difference(wanted, None);
+        return in_table(wanted, None);
     };
     let mut without_elements = found.clone();
     for (name, elements) in &mut without_elements.ruleset.sets {
@@ -25,7 +49,7 @@ pub fn first_difference_outside_sets(wanted: &Ruleset, found: Option<&Listing>) 
             *elements = wanted.clone();
         }
     }
-    first_difference(wanted, Some(&without_elements))
+    in_table(wanted, Some(&without_elements))
 }
 
 fn chains(wanted: &Ruleset, found: &Ruleset) -> Option<String> {
@@ -115,6 +139,11 @@ fn missing(of: &Elements, from: &Elements) -> usize {
         | (Elements::V6Ranges(a), Elements::V6Ranges(b)) => {
             a.iter().filter(|r| b.binary_search(r).is_err()).count()
         }
+        (Elements::V4Jumps(a), Elements::V4Jumps(b))
+        | (Elements::V6Jumps(a), Elements::V6Jumps(b)) => {
+            a.iter().filter(|(ip, to)| b.get(ip) != Some(to)).count()
+        }
+        (Elements::V4Jumps(a) | Elements::V6Jumps(a), _) => a.len(),
         (Elements::V4Addresses(a) | Elements::V6Addresses(a), _) => a.len(),
         (Elements::V4Ranges(a) | Elements::V6Ranges(a), _) => a.len(),
         (Elements::Unread(_), _) => 0,

@@ -1,11 +1,13 @@
 //! The few statements that the agent's rules are made of. Only expressions that nft prints back as they
 //! were given, in numbers, are used here.
 
+use std::net::{IpAddr, SocketAddr};
+
 use ipnet::IpNet;
 use nftables::expr::{
-    CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range, SetItem,
+    CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range, SetItem,
 };
-use nftables::stmt::{Counter, JumpTarget, Match, Operator, Statement};
+use nftables::stmt::{Counter, JumpTarget, Match, Operator, Statement, VerdictMap};
 
 use super::networks::{self, Family};
 use crate::api::Protocol;
@@ -37,6 +39,7 @@ pub enum ConnectionSide {
 }
 
 pub const ICMP: u8 = 1;
+pub const TCP: u8 = 6;
 pub const ICMPV6: u8 = 58;
 
 fn matches(op: Operator, left: NamedExpression<'static>, right: Expr) -> Stmt {
@@ -68,6 +71,28 @@ fn ct(key: &'static str) -> NamedExpression<'static> {
         family: None,
         dir: None,
     })
+}
+
+fn asked(key: String) -> NamedExpression<'static> {
+    NamedExpression::CT(CT {
+        key: key.into(),
+        family: None,
+        dir: Some(CTDir::Original),
+    })
+}
+
+/// That the connection was opened to this address and TCP port, whatever NAT made of them since.
+pub fn asked_for(asked_for: SocketAddr) -> [Stmt; 3] {
+    let address = match asked_for.ip() {
+        IpAddr::V4(_) => "ip daddr",
+        IpAddr::V6(_) => "ip6 daddr",
+    };
+    let ip = Expression::String(asked_for.ip().to_string().into());
+    [
+        layer4(&[TCP]),
+        equals(asked(address.to_owned()), ip),
+        equals(asked("proto-dst".to_owned()), number(asked_for.port())),
+    ]
 }
 
 fn number(n: impl Into<u32>) -> Expr {
@@ -128,6 +153,31 @@ pub fn address_in_set(set: &str, family: Family, side: Side) -> Stmt {
         address_field(family, side),
         Expression::String(format!("@{set}").into()),
     )
+}
+
+/// What the map says of the packet's address; no verdict when it is not in it.
+pub fn verdict_by_address(map: &str, family: Family, side: Side) -> Stmt {
+    Statement::VerdictMap(VerdictMap {
+        key: Expression::Named(address_field(family, side)),
+        data: Expression::String(format!("@{map}").into()),
+    })
+}
+
+/// The packet's family by its header. Tables of family bridge don't know it otherwise.
+pub fn version(family: Family) -> Stmt {
+    match family {
+        Family::V4 => equals(payload("ip", "version"), number(4u8)),
+        Family::V6 => equals(payload("ip6", "version"), number(6u8)),
+    }
+}
+
+/// TCP, and not the packet that opens a connection.
+pub fn acknowledges() -> Stmt {
+    matches(Operator::IN, payload("tcp", "flags"), number(16u8))
+}
+
+pub fn other_than_layer4(protocol: u8) -> Stmt {
+    matches(Operator::NEQ, meta(MetaKey::L4proto), number(protocol))
 }
 
 /// Ports of TCP, UDP or SCTP, each a first and a last; not empty.
@@ -193,6 +243,13 @@ pub fn counter() -> Stmt {
 
 pub fn jump(chain: &str) -> Stmt {
     Statement::Jump(JumpTarget {
+        target: chain.to_owned().into(),
+    })
+}
+
+/// As a jump, but what ends without a verdict ends the chain too that this stands in.
+pub fn goto(chain: &str) -> Stmt {
+    Statement::Goto(JumpTarget {
         target: chain.to_owned().into(),
     })
 }

@@ -1,7 +1,8 @@
-//! What `nft -j list table inet seawall` said, in the normal form in which it is compared, with the
+//! What `nft -j list table` said of a table of the agent's, in the normal form in which it is compared, with the
 //! counters apart. What the agent never writes is kept by name: its presence is a difference.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -11,10 +12,17 @@ use super::ruleset::{Chain, Elements, Hook, Rule, Ruleset, normal_statement};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     pub ruleset: Ruleset,
-    /// Packets and bytes by comment, over the rules that have it.
-    pub counts: BTreeMap<String, Counts>,
+    /// Packets and bytes by chain and comment, over the rules that have it.
+    pub counts: BTreeMap<(String, String), Counts>,
     /// Objects and flags that are not ours, in words.
     pub foreign: Vec<String>,
+}
+
+/// What the kernel holds of the agent's tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub inet: Option<Listing>,
+    pub bridge: Option<Listing>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +61,8 @@ impl Listing {
                 "metainfo" => {}
                 "table" => listing.read_table(fields),
                 "chain" => listing.read_chain(fields)?,
-                "set" => listing.read_set(fields)?,
+                "set" => listing.read_set(fields, elements)?,
+                "map" => listing.read_set(fields, jumps)?,
                 "rule" => listing.read_rule(fields)?,
                 other => listing.foreign.push(format!(
                     "{} {:?}",
@@ -86,9 +95,13 @@ impl Listing {
         Ok(())
     }
 
-    fn read_set(&mut self, fields: &Value) -> Result<(), NotAListing> {
+    fn read_set(
+        &mut self,
+        fields: &Value,
+        read: fn(&Value) -> Result<Elements, &'static str>,
+    ) -> Result<(), NotAListing> {
         let name = text(fields, "name").ok_or(NotAListing("a set without a name"))?;
-        let elements = elements(fields).unwrap_or_else(|why| Elements::Unread(why.to_owned()));
+        let elements = read(fields).unwrap_or_else(|why| Elements::Unread(why.to_owned()));
         self.ruleset.sets.insert(name.to_owned(), elements);
         Ok(())
     }
@@ -100,7 +113,8 @@ impl Listing {
             .as_array()
             .ok_or(NotAListing("a rule without statements"))?;
         if let Some(comment) = &comment {
-            let counts = self.counts.entry(comment.clone()).or_default();
+            let key = (chain.to_owned(), comment.clone());
+            let counts = self.counts.entry(key).or_default();
             for counter in statements.iter().filter_map(|s| s.get("counter")) {
                 counts.packets += counter["packets"].as_u64().unwrap_or(0);
                 counts.bytes += counter["bytes"].as_u64().unwrap_or(0);
@@ -120,13 +134,41 @@ fn text<'a>(fields: &'a Value, name: &str) -> Option<&'a str> {
     fields.get(name)?.as_str()
 }
 
-fn elements(fields: &Value) -> Result<Elements, &'static str> {
-    let flags: BTreeSet<&str> = match fields.get("flags") {
+fn flags(fields: &Value) -> Vec<&str> {
+    match fields.get("flags") {
         Some(Value::Array(flags)) => flags.iter().filter_map(Value::as_str).collect(),
-        Some(Value::String(flag)) => BTreeSet::from([flag.as_str()]),
-        _ => BTreeSet::new(),
+        Some(Value::String(flag)) => vec![flag.as_str()],
+        _ => Vec::new(),
+    }
+}
+
+/// A verdict map whose verdicts are jumps, as the agent writes them.
+fn jumps(fields: &Value) -> Result<Elements, &'static str> {
+    if text(fields, "map") != Some("verdict") || !flags(fields).is_empty() {
+        return Err("it is a map of another kind");
+    }
+    let jump = |element: &Value| {
+        let address: IpAddr = element.get(0)?.as_str()?.parse().ok()?;
+        let target = element.get(1)?.get("jump")?.get("target")?.as_str()?;
+        Some((address, target.to_owned()))
     };
-    let interval = match flags.iter().copied().collect::<Vec<_>>()[..] {
+    let found = match fields.get("elem") {
+        Some(Value::Array(elements)) => elements
+            .iter()
+            .map(jump)
+            .collect::<Option<BTreeMap<IpAddr, String>>>()
+            .ok_or("an element is no jump of an address")?,
+        _ => BTreeMap::new(),
+    };
+    match text(fields, "type") {
+        Some("ipv4_addr") => Ok(Elements::V4Jumps(found)),
+        Some("ipv6_addr") => Ok(Elements::V6Jumps(found)),
+        _ => Err("it holds no addresses"),
+    }
+}
+
+fn elements(fields: &Value) -> Result<Elements, &'static str> {
+    let interval = match flags(fields)[..] {
         [] => false,
         ["interval"] => true,
         _ => return Err("it has other flags"),
@@ -174,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_of_rules_with_one_comment_add_up() {
+    fn counters_of_rules_with_one_comment_add_up_in_a_chain() {
         let listing = Listing::parse(
             br#"{"nftables": [
                 {"chain": {"name": "a"}},
@@ -186,7 +228,10 @@ mod tests {
             packets: 3,
             bytes: 140,
         };
-        assert_eq!(listing.counts.get("t/p/r"), Some(&counts));
+        assert_eq!(
+            listing.counts.get(&("a".into(), "t/p/r".into())),
+            Some(&counts)
+        );
     }
 
     #[test]
@@ -200,6 +245,34 @@ mod tests {
             listing.ruleset.sets["quarantine4"],
             Elements::Unread(_)
         ));
+    }
+
+    #[test]
+    fn a_map_that_does_more_than_jump_is_not_read() {
+        let read = |map: &str, verdict: &str| {
+            let listing = Listing::parse(
+                format!(
+                    r#"{{"nftables": [{{"map": {{"name": "m", "type": "ipv4_addr", "map": "{map}",
+                    "elem": [["10.0.0.1", {verdict}]]}}}}]}}"#
+                )
+                .as_bytes(),
+            );
+            listing.expect("a listing").ruleset.sets["m"].clone()
+        };
+        assert_eq!(
+            read("verdict", r#"{"jump": {"target": "a"}}"#),
+            Elements::V4Jumps([("10.0.0.1".parse().expect("an address"), "a".into())].into())
+        );
+        for (map, verdict) in [
+            ("verdict", r#"{"accept": null}"#),
+            ("verdict", r#"{"goto": {"target": "a"}}"#),
+            ("mark", "7"),
+        ] {
+            assert!(
+                matches!(read(map, verdict), Elements::Unread(_)),
+                "{verdict}"
+            );
+        }
     }
 
     #[test]

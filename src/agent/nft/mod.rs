@@ -1,4 +1,4 @@
-//! The agent's table in the kernel: what a device state looks like as nftables ([`render`]), how the
+//! The agent's tables in the kernel: what a device state looks like as nftables ([`render`]), how the
 //! kernel gets there in one transaction ([`transaction`]), what it holds ([`listing`]), and where the
 //! two differ ([`difference`]). All pure but [`program`], which runs `nft`. No other table is read or
 //! written.
@@ -18,6 +18,7 @@
 //! - Isolation and quarantine don't look at conntrack to drop: what no path names is dropped, in any
 //!   state.
 
+mod bridges;
 pub mod difference;
 mod expr;
 pub mod listing;
@@ -27,10 +28,13 @@ pub mod render;
 mod ruleset;
 pub mod transaction;
 
-pub use listing::Listing;
+pub use bridges::{BridgeTable, Bridges, families_around};
+pub use listing::{Counts, Found, Listing};
+pub use networks::Family;
 pub use program::{Nft, NftError, Writers};
 pub use render::{Rendered, Situation, render};
 pub use ruleset::{Chain, Elements, Hook, Rule, Ruleset};
 
-/// The agent's own table, of family `inet`. The agent owns all of it.
+/// The agent's own tables: of family `inet`, and, where packets between the ports of a bridge don't pass
+/// that, of family `bridge`. The agent owns all of them.
 pub const TABLE: &str = "seawall";

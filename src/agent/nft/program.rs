@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::TABLE;
-use super::listing::Listing;
+use super::listing::{Found, Listing};
 use crate::agent::words::printable;
 
 /// A transaction of a hundred thousand networks takes 3 s; this is for a program that hangs.
@@ -96,7 +96,13 @@ impl Nft {
     /// Tries what the agent needs, changing nothing: a transaction is checked and not committed.
     pub async fn check(&self) -> Result<(), NftError> {
         let probe = serde_json::json!({"nftables": [{"add": {"table": {"family": "inet", "name": TABLE}}}]});
-        self.run(&["-j", "-c", "-f", "-"], Some(&probe)).await?;
+        self.try_out(&probe).await
+    }
+
+    /// Whether the kernel would take the transaction; it doesn't.
+    pub async fn try_out(&self, transaction: &Value) -> Result<(), NftError> {
+        self.run(&["-j", "-c", "-f", "-"], Some(transaction))
+            .await?;
         Ok(())
     }
 
@@ -109,20 +115,32 @@ impl Nft {
         self.writers.clone()
     }
 
+    /// The agent's tables; the one for bridges only where it is asked for.
+    pub async fn list(&self, bridge: bool) -> Result<Found, NftError> {
+        self.list_with(&[], bridge).await
+    }
+
+    /// With sets by name only: cheap, whatever they hold.
+    pub async fn list_without_elements(&self, bridge: bool) -> Result<Found, NftError> {
+        self.list_with(&["-t"], bridge).await
+    }
+
+    async fn list_with(&self, more: &[&str], bridge: bool) -> Result<Found, NftError> {
+        let of_bridge = async {
+            match bridge {
+                true => self.list_table("bridge", more).await,
+                false => Ok(None),
+            }
+        };
+        let (inet, bridge) = tokio::try_join!(self.list_table("inet", more), of_bridge)?;
+        Ok(Found { inet, bridge })
+    }
+
     /// None when the kernel has no such table.
-    pub async fn list(&self) -> Result<Option<Listing>, NftError> {
-        self.list_with(&[]).await
-    }
-
-    /// The table with sets by name only: cheap, whatever they hold.
-    pub async fn list_without_elements(&self) -> Result<Option<Listing>, NftError> {
-        self.list_with(&["-t"]).await
-    }
-
-    async fn list_with(&self, more: &[&str]) -> Result<Option<Listing>, NftError> {
+    async fn list_table(&self, family: &str, more: &[&str]) -> Result<Option<Listing>, NftError> {
         let mut arguments = IN_NUMBERS.to_vec();
         arguments.extend(more);
-        arguments.extend(["list", "table", "inet", TABLE]);
+        arguments.extend(["list", "table", family, TABLE]);
         match self.run(&arguments, None).await {
             Ok(output) => Ok(Some(Listing::parse_or_foreign(&output))),
             Err(NftError::Refused(words)) if words.contains("No such file or directory") => {

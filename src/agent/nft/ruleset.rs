@@ -64,6 +64,9 @@ pub enum Elements {
     /// Of an interval set: sorted, apart from each other.
     V4Ranges(Vec<Range>),
     V6Ranges(Vec<Range>),
+    /// Of a verdict map: the chain that a packet of the address jumps to.
+    V4Jumps(BTreeMap<IpAddr, String>),
+    V6Jumps(BTreeMap<IpAddr, String>),
     /// Not read: the listing left elements out, or the set is of no kind that `render` writes.
     Unread(String),
 }

@@ -6,64 +6,36 @@
 //! front of the old, and a packet that passes the new one just before the switch and the old one just
 //! after would meet no rule in either.
 
-use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use nftables::expr::Expression;
-use nftables::schema::{
-    Chain as NftChain, Element, FlushObject, NfCmd, NfListObject, NfObject, Nftables,
-    Rule as NftRule, Set, SetFlag, SetType, SetTypeValue, Table,
-};
-use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+use nftables::types::NfFamily;
 use serde_json::{Value, json};
 
 use super::networks;
-use super::{Chain, Elements, Listing, Ruleset, TABLE};
+use super::{Chain, Elements, Found, Listing, Rendered, Ruleset, TABLE};
 
-type Commands = Vec<NfObject<'static>>;
+type Commands = Vec<Value>;
 
-/// The transaction in nft's JSON; none when nothing has to change. `found` is what the table holds,
-/// none when there is no table.
-pub fn transaction(found: Option<&Listing>, wanted: &Ruleset) -> Option<Value> {
-    let (mut commands, base) = match found {
-        Some(listing) if can_be_changed(listing, wanted) => (Vec::new(), &listing.ruleset),
-        Some(_) => (replace_table(), &EMPTY),
-        None => (vec![add(NfListObject::Table(table()))], &EMPTY),
-    };
-    let mut rules: Vec<Value> = Vec::new();
-    add_new(base, wanted, &mut commands);
-    change_sets(base, wanted, &mut commands);
-    fill_chains(base, wanted, &mut commands, &mut rules);
-    let mut stale = Vec::new();
-    remove_stale(base, wanted, &mut stale);
-    if commands.is_empty() && rules.is_empty() && stale.is_empty() {
-        return None;
-    }
-    let mut all = as_values(commands);
-    all.extend(rules);
-    all.extend(as_values(stale));
-    Some(json!({"nftables": all}))
+/// The transaction in nft's JSON, for both tables; none when nothing has to change.
+pub fn transaction(found: &Found, wanted: &Rendered) -> Option<Value> {
+    let mut commands = Table(NfFamily::INet).change(found.inet.as_ref(), &wanted.ruleset);
+    let bridge = Table(NfFamily::Bridge);
+    commands.extend(match (&wanted.bridge, &found.bridge) {
+        (Some(wanted), found) => bridge.change(found.as_ref(), wanted),
+        (None, Some(_)) => bridge.remove(),
+        (None, None) => Vec::new(),
+    });
+    (!commands.is_empty()).then(|| json!({"nftables": commands}))
 }
 
 static EMPTY: Ruleset = Ruleset {
-    chains: std::collections::BTreeMap::new(),
-    sets: std::collections::BTreeMap::new(),
+    chains: BTreeMap::new(),
+    sets: BTreeMap::new(),
 };
 
-fn as_values(commands: Commands) -> Vec<Value> {
-    match serde_json::to_value(Nftables {
-        objects: Cow::Owned(commands),
-    }) {
-        Ok(Value::Object(mut document)) => match document.remove("nftables") {
-            Some(Value::Array(commands)) => commands,
-            _ => unreachable!("nftables documents hold a list"),
-        },
-        _ => unreachable!("nftables documents are JSON objects"),
-    }
-}
-
 /// Whether the table's frame is ours: hooks, policies and kinds of set can't be changed in place, and
-/// what we don't know (flags of the table, maps, objects) goes with the table.
+/// what we don't know (flags of the table, objects) goes with the table.
 fn can_be_changed(found: &Listing, wanted: &Ruleset) -> bool {
     found.foreign.is_empty()
         && wanted.chains.iter().all(|(name, chain)| {
@@ -87,185 +59,208 @@ fn can_be_changed(found: &Listing, wanted: &Ruleset) -> bool {
         })
 }
 
-fn table() -> Table<'static> {
-    Table {
-        family: NfFamily::INet,
-        name: TABLE.into(),
-        handle: None,
+/// The agent's table of this family.
+#[derive(Clone, Copy)]
+struct Table(NfFamily);
+
+impl Table {
+    /// None found: there is no table.
+    fn change(self, found: Option<&Listing>, wanted: &Ruleset) -> Commands {
+        let (mut commands, base) = match found {
+            Some(listing) if can_be_changed(listing, wanted) => (Vec::new(), &listing.ruleset),
+            Some(_) => (self.replace(), &EMPTY),
+            None => (vec![self.add_table()], &EMPTY),
+        };
+        self.add_new(base, wanted, &mut commands);
+        self.change_sets(base, wanted, &mut commands);
+        self.fill_chains(base, wanted, &mut commands);
+        self.remove_stale(base, wanted, &mut commands);
+        commands
     }
-}
 
-fn add(object: NfListObject<'static>) -> NfObject<'static> {
-    NfObject::CmdObject(NfCmd::Add(object))
-}
-
-/// The first `add` lets the `delete` succeed when somebody removed the table meanwhile.
-fn replace_table() -> Commands {
-    vec![
-        add(NfListObject::Table(table())),
-        NfObject::CmdObject(NfCmd::Delete(NfListObject::Table(table()))),
-        add(NfListObject::Table(table())),
-    ]
-}
-
-fn named_chain(name: &str) -> NftChain<'static> {
-    NftChain {
-        family: NfFamily::INet,
-        table: TABLE.into(),
-        name: name.to_owned().into(),
-        ..NftChain::default()
+    fn add_table(self) -> Value {
+        json!({"add": {"table": {"family": self.0, "name": TABLE}}})
     }
-}
 
-fn chain_with_hook(name: &str, chain: &Chain) -> NftChain<'static> {
-    let Some(hook) = &chain.hook else {
-        return named_chain(name);
-    };
-    NftChain {
-        _type: Some(NfChainType::Filter),
-        hook: Some(match hook.hook.as_str() {
-            "input" => NfHook::Input,
-            "output" => NfHook::Output,
-            _ => NfHook::Forward,
-        }),
-        prio: i32::try_from(hook.priority).ok(),
-        policy: Some(NfChainPolicy::Accept),
-        ..named_chain(name)
+    /// The first `add` lets the `delete` succeed when somebody removed the table meanwhile.
+    fn remove(self) -> Commands {
+        let table = json!({"family": self.0, "name": TABLE});
+        vec![self.add_table(), json!({"delete": {"table": table}})]
     }
-}
 
-fn named_set(name: &str, elements: &Elements) -> Set<'static> {
-    let (set_type, interval) = match elements {
-        Elements::V4Addresses(_) | Elements::Unread(_) => (SetType::Ipv4Addr, false),
-        Elements::V6Addresses(_) => (SetType::Ipv6Addr, false),
-        Elements::V4Ranges(_) => (SetType::Ipv4Addr, true),
-        Elements::V6Ranges(_) => (SetType::Ipv6Addr, true),
-    };
-    Set {
-        family: NfFamily::INet,
-        table: TABLE.into(),
-        name: name.to_owned().into(),
-        set_type: SetTypeValue::Single(set_type),
-        flags: interval.then(|| HashSet::from([SetFlag::Interval])),
-        ..Set::default()
+    fn replace(self) -> Commands {
+        let mut commands = self.remove();
+        commands.push(self.add_table());
+        commands
     }
-}
 
-fn expressions(elements: &Elements) -> Vec<Expression<'static>> {
-    match elements {
-        Elements::V4Addresses(addresses) | Elements::V6Addresses(addresses) => addresses
-            .iter()
-            .map(|address| Expression::String(address.to_string().into()))
-            .collect(),
-        Elements::V4Ranges(ranges) | Elements::V6Ranges(ranges) => {
-            ranges.iter().map(networks::element).collect()
+    /// What names something in the table.
+    fn named(self, name: &str) -> Value {
+        json!({"family": self.0, "table": TABLE, "name": name})
+    }
+
+    fn chain(self, name: &str, chain: &Chain) -> Value {
+        let mut fields = self.named(name);
+        if let Some(hook) = &chain.hook {
+            fields["type"] = json!("filter");
+            fields["hook"] = json!(hook.hook);
+            fields["prio"] = json!(hook.priority);
+            fields["policy"] = json!(hook.policy);
         }
+        fields
+    }
+
+    fn set(self, name: &str, elements: &Elements) -> Value {
+        let mut fields = self.named(name);
+        fields["type"] = match elements {
+            Elements::V4Addresses(_)
+            | Elements::V4Ranges(_)
+            | Elements::V4Jumps(_)
+            | Elements::Unread(_) => json!("ipv4_addr"),
+            Elements::V6Addresses(_) | Elements::V6Ranges(_) | Elements::V6Jumps(_) => {
+                json!("ipv6_addr")
+            }
+        };
+        match elements {
+            Elements::V4Ranges(_) | Elements::V6Ranges(_) => fields["flags"] = json!(["interval"]),
+            Elements::V4Jumps(_) | Elements::V6Jumps(_) => fields["map"] = json!("verdict"),
+            Elements::V4Addresses(_) | Elements::V6Addresses(_) | Elements::Unread(_) => {}
+        }
+        json!({kind(elements): fields})
+    }
+
+    fn elements(self, set: &str, elements: Vec<Value>) -> Value {
+        let mut fields = self.named(set);
+        fields["elem"] = json!(elements);
+        json!({"element": fields})
+    }
+
+    fn add_new(self, base: &Ruleset, wanted: &Ruleset, commands: &mut Commands) {
+        // Chains first: maps name them.
+        for (name, chain) in &wanted.chains {
+            if !base.chains.contains_key(name) {
+                commands.push(json!({"add": {"chain": self.chain(name, chain)}}));
+            }
+        }
+        for (name, elements) in &wanted.sets {
+            if !base.sets.contains_key(name) {
+                let mut set = self.set(name, elements);
+                let content = values(elements);
+                if !content.is_empty() {
+                    set[kind(elements)]["elem"] = json!(content);
+                }
+                commands.push(json!({"add": set}));
+            }
+        }
+    }
+
+    /// Sets whose name stays: single addresses come and go one by one; networks are named by what they
+    /// hold, so that a difference there is somebody else's doing and they are written anew.
+    fn change_sets(self, base: &Ruleset, wanted: &Ruleset, commands: &mut Commands) {
+        for (name, elements) in &wanted.sets {
+            let Some(there) = base.sets.get(name).filter(|there| *there != elements) else {
+                continue;
+            };
+            let (gone, new) = match (there, elements) {
+                (Elements::V4Addresses(old), Elements::V4Addresses(new))
+                | (Elements::V6Addresses(old), Elements::V6Addresses(new)) => {
+                    (addresses_without(old, new), addresses_without(new, old))
+                }
+                (Elements::V4Jumps(old), Elements::V4Jumps(new))
+                | (Elements::V6Jumps(old), Elements::V6Jumps(new)) => {
+                    (jumps_without(old, new), jumps_without(new, old))
+                }
+                _ => {
+                    commands.push(json!({"flush": self.set(name, elements)}));
+                    (Vec::new(), values(elements))
+                }
+            };
+            // Out before in: an address that jumps elsewhere now is in a map once.
+            if !gone.is_empty() {
+                commands.push(json!({"delete": self.elements(name, gone)}));
+            }
+            if !new.is_empty() {
+                commands.push(json!({"add": self.elements(name, new)}));
+            }
+        }
+    }
+
+    fn fill_chains(self, base: &Ruleset, wanted: &Ruleset, commands: &mut Commands) {
+        let mut rules = Vec::new();
+        for (name, chain) in &wanted.chains {
+            let there = base.chains.get(name);
+            if there.is_some_and(|there| there.rules == chain.rules) {
+                continue;
+            }
+            if there.is_some() {
+                commands.push(json!({"flush": {"chain": self.named(name)}}));
+            }
+            for rule in &chain.rules {
+                let mut fields = json!({
+                    "family": self.0, "table": TABLE, "chain": name, "expr": rule.statements});
+                if let Some(comment) = &rule.comment {
+                    fields["comment"] = json!(comment);
+                }
+                rules.push(json!({"add": {"rule": fields}}));
+            }
+        }
+        commands.extend(rules);
+    }
+
+    /// Last, when no rule refers to them any more; maps before the chains that they name.
+    fn remove_stale(self, base: &Ruleset, wanted: &Ruleset, commands: &mut Commands) {
+        let stale: BTreeSet<&String> = base
+            .chains
+            .keys()
+            .filter(|name| !wanted.chains.contains_key(*name))
+            .collect();
+        for name in &stale {
+            commands.push(json!({"flush": {"chain": self.named(name)}}));
+        }
+        for (name, elements) in &base.sets {
+            if !wanted.sets.contains_key(name) {
+                commands.push(json!({"delete": self.set(name, elements)}));
+            }
+        }
+        for name in &stale {
+            commands.push(json!({"delete": {"chain": self.named(name)}}));
+        }
+    }
+}
+
+fn kind(elements: &Elements) -> &'static str {
+    match elements {
+        Elements::V4Jumps(_) | Elements::V6Jumps(_) => "map",
+        _ => "set",
+    }
+}
+
+fn values(elements: &Elements) -> Vec<Value> {
+    match elements {
+        Elements::V4Addresses(addresses) | Elements::V6Addresses(addresses) => {
+            addresses.iter().map(|address| json!(address)).collect()
+        }
+        Elements::V4Ranges(ranges) | Elements::V6Ranges(ranges) => ranges
+            .iter()
+            .map(|range| json!(networks::element(range)))
+            .collect(),
+        Elements::V4Jumps(jumps) | Elements::V6Jumps(jumps) => jumps.iter().map(jump).collect(),
         Elements::Unread(_) => Vec::new(),
     }
 }
 
-fn elements_of(set: &str, elements: Vec<Expression<'static>>) -> NfListObject<'static> {
-    NfListObject::Element(Element {
-        family: NfFamily::INet,
-        table: TABLE.into(),
-        name: set.to_owned().into(),
-        elem: Cow::Owned(elements),
-    })
+fn jump((address, chain): (&IpAddr, &String)) -> Value {
+    json!([address, {"jump": {"target": chain}}])
 }
 
-fn add_new(base: &Ruleset, wanted: &Ruleset, commands: &mut Commands) {
-    for (name, elements) in &wanted.sets {
-        if !base.sets.contains_key(name) {
-            let elem = expressions(elements);
-            commands.push(add(NfListObject::Set(Box::new(Set {
-                elem: (!elem.is_empty()).then_some(Cow::Owned(elem)),
-                ..named_set(name, elements)
-            }))));
-        }
-    }
-    for (name, chain) in &wanted.chains {
-        if !base.chains.contains_key(name) {
-            commands.push(add(NfListObject::Chain(chain_with_hook(name, chain))));
-        }
-    }
+fn addresses_without(all: &BTreeSet<IpAddr>, others: &BTreeSet<IpAddr>) -> Vec<Value> {
+    let left = all.difference(others);
+    left.map(|address| json!(address)).collect()
 }
 
-/// Sets whose name stays: single addresses come and go one by one; networks are named by what they
-/// hold, so that a difference there is somebody else's doing and they are written anew.
-fn change_sets(base: &Ruleset, wanted: &Ruleset, commands: &mut Commands) {
-    for (name, elements) in &wanted.sets {
-        let Some(there) = base.sets.get(name).filter(|there| *there != elements) else {
-            continue;
-        };
-        let (gone, new) = match (there, elements) {
-            (Elements::V4Addresses(old), Elements::V4Addresses(new))
-            | (Elements::V6Addresses(old), Elements::V6Addresses(new)) => {
-                let text = |a: &std::net::IpAddr| Expression::String(a.to_string().into());
-                (
-                    old.difference(new).map(text).collect(),
-                    new.difference(old).map(text).collect(),
-                )
-            }
-            _ => {
-                commands.push(NfObject::CmdObject(NfCmd::Flush(FlushObject::Set(
-                    Box::new(named_set(name, elements)),
-                ))));
-                (Vec::new(), expressions(elements))
-            }
-        };
-        if !new.is_empty() {
-            commands.push(add(elements_of(name, new)));
-        }
-        if !gone.is_empty() {
-            commands.push(NfObject::CmdObject(NfCmd::Delete(elements_of(name, gone))));
-        }
-    }
-}
-
-fn fill_chains(base: &Ruleset, wanted: &Ruleset, commands: &mut Commands, rules: &mut Vec<Value>) {
-    for (name, chain) in &wanted.chains {
-        let there = base.chains.get(name);
-        if there.is_some_and(|there| there.rules == chain.rules) {
-            continue;
-        }
-        if there.is_some() {
-            commands.push(NfObject::CmdObject(NfCmd::Flush(FlushObject::Chain(
-                named_chain(name),
-            ))));
-        }
-        for rule in &chain.rules {
-            let mut fields = serde_json::to_value(NftRule {
-                family: NfFamily::INet,
-                table: TABLE.into(),
-                chain: name.clone().into(),
-                comment: rule.comment.clone().map(Cow::Owned),
-                ..NftRule::default()
-            })
-            .expect("rules are JSON");
-            fields["expr"] = Value::Array(rule.statements.clone());
-            rules.push(json!({"add": {"rule": fields}}));
-        }
-    }
-}
-
-/// Last, when no rule refers to them any more.
-fn remove_stale(base: &Ruleset, wanted: &Ruleset, commands: &mut Commands) {
-    let stale = |name: &&String| !wanted.chains.contains_key(*name);
-    for name in base.chains.keys().filter(stale) {
-        commands.push(NfObject::CmdObject(NfCmd::Flush(FlushObject::Chain(
-            named_chain(name),
-        ))));
-    }
-    for name in base.chains.keys().filter(stale) {
-        commands.push(NfObject::CmdObject(NfCmd::Delete(NfListObject::Chain(
-            named_chain(name),
-        ))));
-    }
-    for (name, elements) in &base.sets {
-        if !wanted.sets.contains_key(name) {
-            commands.push(NfObject::CmdObject(NfCmd::Delete(NfListObject::Set(
-                Box::new(named_set(name, elements)),
-            ))));
-        }
-    }
+fn jumps_without(all: &BTreeMap<IpAddr, String>, others: &BTreeMap<IpAddr, String>) -> Vec<Value> {
+    let left = all
+        .iter()
+        .filter(|(address, chain)| others.get(*address) != Some(*chain));
+    left.map(jump).collect()
 }

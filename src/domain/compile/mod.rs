@@ -28,7 +28,7 @@ use super::enforcement::{DeviceState, Enforcement};
 use super::names::DeviceId;
 use super::verdict::{Acceptance, Reason, Verdicts};
 use super::world::World;
-use addresses::Addresses;
+pub(in crate::domain) use addresses::Addresses;
 pub use rules::ipv4_in_ipv6;
 use wards::Wards;
 pub use width::widest;

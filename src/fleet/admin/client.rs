@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::{
     AdvanceEpoch, DeviceDetail, Epoch, JoinTokenRequest, JoinTokenView, NewToken, Tagging,
 };
+use crate::domain::explain::{Explanation, Question};
 use crate::domain::names::DeviceId;
 use crate::local::types::{DeviceView, Problem};
 
@@ -79,6 +80,11 @@ impl AdminClient {
     pub async fn revoke_join_token(&self, id: &str) -> anyhow::Result<()> {
         let request = self.request(Method::POST, &format!("join-tokens/{id}/revoke"));
         self.done(request).await
+    }
+
+    /// Answered by the operator's side of the socket that is not the fleet's.
+    pub async fn explain(&self, question: &Question) -> anyhow::Result<Explanation> {
+        self.post("explain", question).await
     }
 
     pub async fn advance_epoch(&self, beyond: u64) -> anyhow::Result<Epoch> {

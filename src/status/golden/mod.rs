@@ -3,6 +3,7 @@
 //! come out, and are compared whole. `UPDATE_GOLDEN=1` writes what comes out into the files: read the
 //! difference before you keep it.
 
+mod asked;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +52,9 @@ struct Case {
     held: Vec<Value>,
     /// Absent, no statuses are made.
     applied: Option<Acknowledged>,
+    /// Who reaches whom, in the cases of `tests/golden-explain`.
+    #[serde(default)]
+    ask: Vec<asked::Asked>,
     #[serde(default)]
     expect: Value,
 }
@@ -84,6 +88,8 @@ struct Acknowledgement {
     datapath: Datapath,
 }
 
+const GOLDEN: &str = "tests/golden";
+
 fn settings() -> Settings {
     Settings {
         system_namespace: "seawall-system".into(),
@@ -92,12 +98,9 @@ fn settings() -> Settings {
     }
 }
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
-}
-
-fn cases() -> BTreeMap<PathBuf, String> {
-    let files = std::fs::read_dir(folder()).expect("the folder of golden cases");
+fn cases(folder: &str) -> BTreeMap<PathBuf, String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let files = std::fs::read_dir(folder).expect("the folder of golden cases");
     let files = files.map(|file| file.expect("a file of the folder").path());
     files
         .map(|path| {
@@ -175,7 +178,7 @@ fn isolation(object: &Value) -> (ObjectKey, Resource<crate::api::IsolationSpec>)
     resource(&object, object.spec.clone())
 }
 
-fn applied(compiled: &Compiled, acknowledged: &Acknowledged, now: Timestamp) -> Applied {
+fn applied_of(compiled: &Compiled, acknowledged: &Acknowledged, now: Timestamp) -> Applied {
     let enforcement = &compiled.enforcement;
     let devices = acknowledged.devices.iter().map(|(id, said)| {
         let state = said.read_back.then(|| &enforcement.devices[id]);
@@ -211,7 +214,7 @@ fn outcome(case: &Case) -> Value {
     }
     let mut outcome = view::compiled(&compiled);
     if let Some(acknowledged) = &case.applied {
-        let applied = applied(&compiled, acknowledged, case.now);
+        let applied = applied_of(&compiled, acknowledged, case.now);
         outcome["statuses"] = view::statuses(&compiled, &applied, case.now);
     }
     outcome
@@ -219,9 +222,14 @@ fn outcome(case: &Case) -> Value {
 
 #[test]
 fn every_golden_case_comes_out_as_it_is_written() {
+    compare(GOLDEN, outcome);
+}
+
+/// Compares what comes out with what is written, or writes it.
+fn compare(folder: &str, outcome: impl Fn(&Case) -> Value) {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut wrong = Vec::new();
-    for (path, text) in cases() {
+    for (path, text) in cases(folder) {
         let case = parse(&path, &text);
         let outcome = outcome(&case);
         if outcome == case.expect {
@@ -241,7 +249,7 @@ fn every_golden_case_comes_out_as_it_is_written() {
 
 #[test]
 fn every_golden_case_says_what_it_shows_and_which_rule_it_rests_on() {
-    let cases = cases();
+    let cases = cases(GOLDEN);
     assert!(cases.len() >= 40, "only {} cases were found", cases.len());
     let mut titles = BTreeSet::new();
     for (path, text) in cases {
@@ -257,13 +265,13 @@ fn every_golden_case_says_what_it_shows_and_which_rule_it_rests_on() {
 
 #[test]
 fn a_status_made_again_of_unchanged_facts_is_the_same_to_the_byte() {
-    for (path, text) in cases() {
+    for (path, text) in cases(GOLDEN) {
         let case = parse(&path, &text);
         let Some(acknowledged) = &case.applied else {
             continue;
         };
         let compiled = compile(&world(&case), case.now);
-        let applied = applied(&compiled, acknowledged, case.now);
+        let applied = applied_of(&compiled, acknowledged, case.now);
         let first = view::Statuses::of(&compiled, &applied, None, case.now);
         let later = case.now + jiff::SignedDuration::from_secs(3600);
         let again = view::Statuses::of(&compiled, &applied, Some(&first), later);

@@ -1,10 +1,13 @@
-//! A device state as the content of the agent's table. The order in each base chain is: loopback, the
-//! operator, neighbour discovery (a quarantined peer's word about routes excepted), quarantined peers, DHCP,
-//! then either this host's isolation or the
-//! policies. Rules of policies are `policy`'s, the rest of what cuts is `containment`'s.
+//! A device state as the content of the agent's tables. The order in each base chain is: loopback, the
+//! operator, neighbour discovery (a quarantined peer's word about routes excepted), quarantined peers, the
+//! wards, DHCP, then either this host's isolation or its policies. An isolated host forwards for nobody, so
+//! it has no rules for wards. Rules of policies are `policy`'s, those for wards `wards`', the rest of what
+//! cuts is `containment`'s; `bridge` is the second table.
 
+mod bridge;
 mod containment;
 mod policy;
+mod wards;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -12,6 +15,7 @@ use std::net::SocketAddr;
 use nftables::stmt::Statement;
 use sha2::{Digest, Sha256};
 
+use super::bridges::Bridges;
 use super::expr::{self, ConnectionSide, Side, State};
 use super::networks::Family;
 use super::ruleset::{Chain, Hook, Rule, Ruleset};
@@ -30,12 +34,16 @@ pub struct Situation {
     pub uid: u32,
     /// Addresses of the operator from enrolment, open whatever a state says.
     pub pinned: BTreeSet<SocketAddr>,
+    pub bridges: Bridges,
 }
 
-/// The table's content, and what its counters count.
+/// The content of the tables, and what their counters count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
+    /// Of the table of family `inet`.
     pub ruleset: Ruleset,
+    /// Of the table of family `bridge`, where one is needed.
+    pub bridge: Option<Ruleset>,
     /// By the comment of the nft rules that count for it.
     pub counted: BTreeMap<String, Counted>,
 }
@@ -43,7 +51,8 @@ pub struct Rendered {
 /// What reports call a group of nft rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counted {
-    /// `namespace/policy/rule`, `namespace/policy` for a default, `isolation` or `quarantine`.
+    /// `namespace/policy/rule`, `namespace/policy` for a default, `isolation` (`isolation/<group>` for wards),
+    /// `quarantine`, or `wards/<group>` for all packets of a group of wards.
     pub id: String,
     pub observing: bool,
 }
@@ -72,7 +81,29 @@ type Statements = Vec<Statement<'static>>;
 pub fn render(state: &DeviceState, situation: &Situation) -> Rendered {
     let mut rendered = Rendered::default();
     for hook in HookPoint::ALL {
-        rendered.ruleset.chains.insert(
+        rendered.add_base_chain(hook);
+    }
+    rendered.keep_tracking();
+    rendered.accept_loopback();
+    rendered.accept_operator(state, situation);
+    containment::drop_routers_that_are_quarantined(&mut rendered);
+    rendered.accept_neighbour_discovery(state.isolation.is_some());
+    containment::drop_quarantined(&mut rendered, state);
+    if state.isolation.is_none() {
+        wards::judge(&mut rendered, &state.wards, &wards::Table::INET);
+    }
+    rendered.accept_dhcp(state.isolation.is_some());
+    match &state.isolation {
+        Some(isolation) => containment::isolate(&mut rendered, isolation),
+        None => policy::judge_connections(&mut rendered, state),
+    }
+    bridge::add_table(&mut rendered, state, &situation.bridges);
+    rendered
+}
+
+impl Rendered {
+    fn add_base_chain(&mut self, hook: HookPoint) {
+        self.ruleset.chains.insert(
             hook.name().to_owned(),
             Chain {
                 hook: Some(Hook {
@@ -84,23 +115,14 @@ pub fn render(state: &DeviceState, situation: &Situation) -> Rendered {
             },
         );
     }
-    rendered.keep_tracking();
-    rendered.accept_loopback();
-    rendered.accept_operator(state, situation);
-    containment::drop_routers_that_are_quarantined(&mut rendered);
-    rendered.accept_neighbour_discovery(state.isolation.is_some());
-    containment::drop_quarantined(&mut rendered, state);
-    rendered.accept_dhcp(state.isolation.is_some());
-    match &state.isolation {
-        Some(isolation) => containment::isolate(&mut rendered, isolation),
-        None => policy::judge_connections(&mut rendered, state),
-    }
-    rendered
-}
 
-impl Rendered {
     fn add(&mut self, hook: HookPoint, statements: Statements) {
         self.add_rule(hook.name(), Rule::new(statements));
+    }
+
+    /// Without rules, as yet.
+    fn add_chain(&mut self, chain: &str) {
+        self.ruleset.chains.entry(chain.to_owned()).or_default();
     }
 
     fn add_rule(&mut self, chain: &str, rule: Rule) {
@@ -146,7 +168,9 @@ impl Rendered {
         );
     }
 
-    /// Out by the owner of the socket; in by what connection tracking saw going out.
+    /// Out by the owner of the socket; in by what connection tracking saw going out. Where this host itself
+    /// translates the operator's address, as a node does with a Service's, packets show another one here, and
+    /// the connection knows which was asked for.
     fn accept_operator(&mut self, state: &DeviceState, situation: &Situation) {
         for operator in state.operator.union(&situation.pinned) {
             let network = operator.ip().into();
@@ -169,6 +193,20 @@ impl Rendered {
                     expr::accept(),
                 ],
             );
+            self.accept_translated(*operator, situation.uid);
+        }
+    }
+
+    fn accept_translated(&mut self, operator: SocketAddr, uid: u32) {
+        for (hook, owner, side) in [
+            (HookPoint::Output, Some(uid), ConnectionSide::Original),
+            (HookPoint::Input, None, ConnectionSide::Reply),
+        ] {
+            let mut statements: Statements = owner.map(expr::socket_owner).into_iter().collect();
+            statements.extend(expr::asked_for(operator));
+            statements.push(expr::connection_side(side));
+            statements.push(expr::accept());
+            self.add(hook, statements);
         }
     }
 
@@ -301,3 +339,5 @@ fn side_of_own_connections(hook: HookPoint) -> ConnectionSide {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod ward_tests;

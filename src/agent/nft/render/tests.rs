@@ -8,21 +8,21 @@ use serde_json::{Value, json};
 use super::*;
 use crate::agent::nft::difference::first_difference;
 use crate::agent::nft::transaction::transaction;
-use crate::agent::nft::{Elements, Listing};
+use crate::agent::nft::{Elements, Found, Listing};
 
-fn state(fields: Value) -> DeviceState {
+pub fn state(fields: Value) -> DeviceState {
     let mut all = json!({"sources": [], "operator": ["10.0.0.1:8443"]});
     let object = all.as_object_mut().expect("an object");
     object.extend(fields.as_object().expect("an object").clone());
     serde_json::from_value(all).expect("a state")
 }
 
-fn rendered(fields: Value) -> Rendered {
+pub fn rendered(fields: Value) -> Rendered {
     render(&state(fields), &Situation::default())
 }
 
 /// The table as one line for each rule, which is what the golden files hold.
-fn text(ruleset: &Ruleset) -> String {
+pub fn text(ruleset: &Ruleset) -> String {
     let mut lines = Vec::new();
     for (name, elements) in &ruleset.sets {
         lines.push(format!("set {name} {elements:?}"));
@@ -50,12 +50,17 @@ fn text(ruleset: &Ruleset) -> String {
 
 fn statement_text(statement: &Value) -> String {
     let Some(matching) = statement.get("match") else {
-        return match statement.get("jump") {
-            Some(jump) => format!("jump {}", jump["target"].as_str().unwrap_or("?")),
-            None => statement
-                .as_object()
-                .and_then(|o| o.keys().next().cloned())
-                .unwrap_or_default(),
+        let (kind, fields) = statement
+            .as_object()
+            .and_then(|o| o.iter().next())
+            .expect("a statement");
+        return match (fields["target"].as_str(), fields["data"].as_str()) {
+            (Some(target), _) => format!("{kind} {target}"),
+            (_, Some(map)) => {
+                let field = &fields["key"]["payload"];
+                format!("{} {} {kind} {map}", field["protocol"], field["field"]).replace('"', "")
+            }
+            _ => kind.clone(),
         };
     };
     let left = match (&matching["left"]["payload"], &matching["left"]["meta"]) {
@@ -67,18 +72,23 @@ fn statement_text(statement: &Value) -> String {
         Some(prefix) => format!("{}/{}", prefix["addr"], prefix["len"]),
         None => matching["right"].to_string(),
     };
-    format!("{left} {right}").replace('"', "")
+    let not = if matching["op"] == "!=" { "!= " } else { "" };
+    format!("{left} {not}{right}").replace('"', "")
 }
 
 /// What `nft list` would show after the transaction was applied.
-fn in_force(rendered: &Rendered) -> Listing {
-    Listing {
-        ruleset: rendered.ruleset.clone(),
+pub fn in_force(rendered: &Rendered) -> Found {
+    let listing = |ruleset: &Ruleset| Listing {
+        ruleset: ruleset.clone(),
         ..Listing::default()
+    };
+    Found {
+        inet: Some(listing(&rendered.ruleset)),
+        bridge: rendered.bridge.as_ref().map(listing),
     }
 }
 
-fn commands(transaction: &Value) -> Vec<String> {
+pub fn commands(transaction: &Value) -> Vec<String> {
     transaction["nftables"]
         .as_array()
         .expect("commands")
@@ -213,6 +223,7 @@ fn pinned_addresses_stay_open_whatever_the_state_says() {
     let situation = Situation {
         uid: 991,
         pinned: ["[fd00::1]:8443".parse().expect("an address")].into(),
+        ..Situation::default()
     };
     let rendered = render(&state(json!({"operator": [], "isolation": {}})), &situation);
     let output = text(&rendered.ruleset);
@@ -225,20 +236,17 @@ fn pinned_addresses_stay_open_whatever_the_state_says() {
 #[test]
 fn what_is_in_force_already_needs_no_transaction() {
     let rendered = rendered(json!({"quarantined": ["10.0.7.7"]}));
-    assert_eq!(
-        transaction(Some(&in_force(&rendered)), &rendered.ruleset),
-        None
-    );
+    assert_eq!(transaction(&in_force(&rendered), &rendered), None);
 }
 
 #[test]
 fn another_quarantined_peer_changes_one_element_and_no_rule() {
     let before = rendered(json!({"quarantined": ["10.0.7.7"]}));
     let after = rendered(json!({"quarantined": ["10.0.7.8"]}));
-    let change = transaction(Some(&in_force(&before)), &after.ruleset).expect("a change");
+    let change = transaction(&in_force(&before), &after).expect("a change");
     assert_eq!(
         commands(&change),
-        ["add element quarantine4", "delete element quarantine4"]
+        ["delete element quarantine4", "add element quarantine4"]
     );
 }
 
@@ -246,7 +254,7 @@ fn another_quarantined_peer_changes_one_element_and_no_rule() {
 fn base_chains_are_refilled_and_never_replaced() {
     let before = rendered(json!({}));
     let after = rendered(json!({"isolation": {}}));
-    let change = transaction(Some(&in_force(&before)), &after.ruleset).expect("a change");
+    let change = transaction(&in_force(&before), &after).expect("a change");
     let commands = commands(&change);
     assert!(
         commands.contains(&"flush chain input".to_owned()),
@@ -267,32 +275,28 @@ fn chains_and_sets_that_nothing_needs_any_more_go_last() {
         "peers": {"networks": ["10.3.0.0/16", "10.5.0.0/16"]}}]}),
     );
     let after = rendered(json!({}));
-    let change = transaction(Some(&in_force(&before)), &after.ruleset).expect("a change");
+    let change = transaction(&in_force(&before), &after).expect("a change");
     let commands = commands(&change);
     let tail = &commands[commands.len() - 3..];
+    assert!(tail[0].starts_with("delete set net4_"), "{tail:?}");
     assert_eq!(
-        tail[..2],
+        tail[1..],
         ["delete chain egress_input", "delete chain egress_output"]
     );
-    assert!(tail[2].starts_with("delete set net4_"), "{tail:?}");
 }
 
 #[test]
 fn a_table_with_something_foreign_in_its_frame_is_replaced_in_the_same_transaction() {
     let wanted = rendered(json!({}));
     let mut asleep = in_force(&wanted);
-    asleep
-        .foreign
-        .push("flags of the table [\"dormant\"]".into());
+    let inet = asleep.inet.as_mut().expect("a table");
+    inet.foreign.push("flags of the table [\"dormant\"]".into());
     let mut other_hook = in_force(&wanted);
-    other_hook
-        .ruleset
-        .chains
-        .entry("early".into())
-        .or_default()
-        .hook = wanted.ruleset.chains["input"].hook.clone();
+    let inet = other_hook.inet.as_mut().expect("a table");
+    inet.ruleset.chains.entry("early".into()).or_default().hook =
+        wanted.ruleset.chains["input"].hook.clone();
     for found in [asleep, other_hook] {
-        let change = transaction(Some(&found), &wanted.ruleset).expect("a change");
+        let change = transaction(&found, &wanted).expect("a change");
         assert_eq!(
             commands(&change)[..3],
             [
@@ -356,17 +360,14 @@ fn each_way_of_tampering_is_said_in_words() {
     ];
     for (tamper, words) in cases {
         let mut found = in_force(&wanted);
-        assert_eq!(first_difference(&wanted.ruleset, Some(&found)), None);
-        tamper(&mut found);
-        let difference = first_difference(&wanted.ruleset, Some(&found)).expect(words);
+        assert_eq!(first_difference(&wanted, &found), None);
+        tamper(found.inet.as_mut().expect("a table"));
+        let difference = first_difference(&wanted, &found).expect(words);
         assert!(difference.starts_with(words), "{difference}");
-        assert!(
-            transaction(Some(&found), &wanted.ruleset).is_some(),
-            "{words}"
-        );
+        assert!(transaction(&found, &wanted).is_some(), "{words}");
     }
     assert_eq!(
-        first_difference(&wanted.ruleset, None).as_deref(),
+        first_difference(&wanted, &Found::default()).as_deref(),
         Some("the table is gone")
     );
 }

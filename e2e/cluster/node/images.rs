@@ -1,0 +1,106 @@
+//! The images that nodes have: one that only waits, a shell, and the product.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tokio::sync::OnceCell;
+
+use super::components::PAUSE;
+use super::image::{Image, Recipe};
+use super::needs::{AUTHORITIES, find};
+use crate::run;
+
+/// A shell with the small programs of busybox. It waits when it is told nothing.
+pub const SHELL: &str = "localhost/shell:test";
+/// Seawall as it is released: one program, nft for the agent, and the authorities that the world trusts,
+/// without which no HTTP client can be made.
+pub const SEAWALL: &str = "localhost/seawall:test";
+
+const APPLETS: [&str; 12] = [
+    "sh", "sleep", "cat", "echo", "nc", "wget", "httpd", "ls", "true", "ip", "id", "env",
+];
+
+/// What every node has.
+pub async fn basic() -> anyhow::Result<&'static [Image]> {
+    static BUILT: OnceCell<[Image; 2]> = OnceCell::const_new();
+    let built = BUILT.get_or_try_init(|| blocking(|| Ok([pause()?, shell()?])));
+    Ok(built.await?)
+}
+
+/// The program as it was compiled for the tests.
+pub async fn seawall() -> anyhow::Result<&'static Image> {
+    static BUILT: OnceCell<Image> = OnceCell::const_new();
+    BUILT
+        .get_or_try_init(|| {
+            blocking(|| {
+                let seawall = PathBuf::from(env!("CARGO_BIN_EXE_seawall"));
+                let recipe = Recipe {
+                    name: SEAWALL,
+                    programs: &[
+                        (seawall, "/usr/local/bin/seawall"),
+                        (program("nft")?, "/usr/sbin/nft"),
+                    ],
+                    files: &[AUTHORITIES],
+                    links: &[],
+                    entrypoint: &["/usr/local/bin/seawall"],
+                    user: "65532:65532",
+                };
+                recipe.build(&folder()?)
+            })
+        })
+        .await
+}
+
+fn pause() -> anyhow::Result<Image> {
+    let recipe = Recipe {
+        name: PAUSE,
+        programs: &[(program("busybox")?, "/bin/busybox")],
+        files: &[],
+        links: &[],
+        entrypoint: &["/bin/busybox", "sleep", "infinity"],
+        user: "65535:65535",
+    };
+    recipe.build(&folder()?)
+}
+
+fn shell() -> anyhow::Result<Image> {
+    let paths = APPLETS.map(|applet| format!("/bin/{applet}"));
+    let links: Vec<_> = paths
+        .iter()
+        .map(|path| (path.as_str(), "busybox"))
+        .collect();
+    let recipe = Recipe {
+        name: SHELL,
+        programs: &[(program("busybox")?, "/bin/busybox")],
+        files: &[],
+        links: &links,
+        // The shell passes nothing on, but ends when it is asked to.
+        entrypoint: &["/bin/sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"],
+        user: "0:0",
+    };
+    recipe.build(&folder()?)
+}
+
+fn program(name: &str) -> anyhow::Result<PathBuf> {
+    find(name).with_context(|| format!("{name} is not on PATH"))
+}
+
+/// It has a name that goes with the run.
+fn folder() -> anyhow::Result<PathBuf> {
+    let folder = run::scratch("image")?.join(run::DATA);
+    std::fs::create_dir(&folder)?;
+    Ok(folder)
+}
+
+async fn blocking<T: Send + 'static>(
+    body: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(body).await?
+}
+
+/// The arguments with which `ctr` imports the archive.
+pub fn import(archive: &Path) -> [&std::ffi::OsStr; 5] {
+    let words = ["-n", "k8s.io", "images", "import"].map(std::ffi::OsStr::new);
+    let [namespace, name, images, verb] = words;
+    [namespace, name, images, verb, archive.as_os_str()]
+}

@@ -1,0 +1,175 @@
+//! Seawall as helm installs it, on a cluster of real nodes: operator and MCP server in a pod, an agent on each
+//! node, all from the image.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use kube::Api;
+use serde_json::Value;
+
+use crate::charts::{self, SYSTEM};
+use crate::cluster::node::{Node, NodeCluster, NodeOptions, SEAWALL, seawall};
+use crate::harness::eventually;
+use crate::process;
+
+/// Longer than it takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A cluster with Seawall on it.
+pub struct Installed {
+    // Dropped from top to bottom.
+    pub nodes: Vec<Node>,
+    pub cluster: Arc<NodeCluster>,
+}
+
+impl Installed {
+    /// Nodes of these names, and Seawall on them.
+    pub async fn start(nodes: &[(&str, NodeOptions)], values: &[&str]) -> anyhow::Result<Self> {
+        let cluster = NodeCluster::start().await?;
+        let starting = nodes.iter().map(|(name, options)| {
+            let cluster = &cluster;
+            async move {
+                let node = Node::start(cluster, name, options.clone()).await?;
+                node.load(seawall().await?).await?;
+                anyhow::Ok(node)
+            }
+        });
+        let nodes = futures::future::try_join_all(starting).await?;
+        let this = Self { nodes, cluster };
+        this.install(values).await?;
+        Ok(this)
+    }
+
+    async fn install(&self, values: &[&str]) -> anyhow::Result<()> {
+        let (repository, tag) = SEAWALL.split_once(':').context("an image has a tag")?;
+        let repository = format!("image.repository={repository}");
+        let tag = format!("image.tag={tag}");
+        let mut all = vec![&*repository, &tag, "image.pullPolicy=Never"];
+        // No class of storage: what is kept is gone with the pod.
+        all.push("persistence.enabled=false");
+        all.extend(values);
+        let began = Instant::now();
+        charts::install(&self.cluster.plane, &all).await?;
+        self.wait_ready().await?;
+        eprintln!("helm install until all are ready: {:.1?}", began.elapsed());
+        Ok(())
+    }
+
+    /// Waits for the operator, and for an agent on each node that has enrolled.
+    pub async fn wait_ready(&self) -> anyhow::Result<()> {
+        let admin = self.cluster.plane.admin();
+        let operators: Api<Deployment> = Api::namespaced(admin.clone(), SYSTEM);
+        let agents: Api<DaemonSet> = Api::namespaced(admin, SYSTEM);
+        let nodes = i32::try_from(self.nodes.len())?;
+        let ready = eventually("operator and agents to be ready", PATIENCE, || async {
+            let operator = operators.get("seawall").await?.status;
+            let operator = operator.and_then(|status| status.available_replicas);
+            let agents = agents.get("seawall-agent").await?.status;
+            let agents = agents.map(|status| status.number_ready);
+            Ok((operator == Some(1) && agents == Some(nodes)).then_some(()))
+        });
+        match ready.await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.context(self.what_is_wrong().await)),
+        }
+    }
+
+    /// What a person would look at.
+    async fn what_is_wrong(&self) -> String {
+        let mut words = String::new();
+        for args in [
+            &["describe", "pods", "-n", SYSTEM][..],
+            &[
+                "logs",
+                "-n",
+                SYSTEM,
+                "deploy/seawall",
+                "-c",
+                "operator",
+                "--tail=40",
+            ],
+            &["logs", "-n", SYSTEM, "ds/seawall-agent", "--tail=40"],
+        ] {
+            let said = self.cluster.plane.kubectl(args).await;
+            words += &said.unwrap_or_else(|error| format!("{error:#}"));
+        }
+        words
+    }
+
+    pub fn node(&self, name: &str) -> &Node {
+        let mut nodes = self.nodes.iter();
+        nodes
+            .find(|node| node.name() == name)
+            .expect("a node of the cluster")
+    }
+
+    /// What a person types, with input for `-f -`.
+    pub async fn kubectl(&self, args: &[&str], input: &str) -> anyhow::Result<String> {
+        let plane = &self.cluster.plane;
+        let outcome = plane.kubectl_as(plane.admin_kubeconfig(), args, input);
+        outcome.await?.success()
+    }
+
+    pub async fn apply(&self, yaml: &str) -> anyhow::Result<()> {
+        self.kubectl(&["apply", "-f", "-"], yaml).await.map(drop)
+    }
+
+    /// `seawall` in the operator's pod, as a person uses it there.
+    pub async fn seawall(&self, args: &[&str]) -> anyhow::Result<String> {
+        let exec = [
+            "exec",
+            "-n",
+            SYSTEM,
+            "deploy/seawall",
+            "-c",
+            "operator",
+            "--",
+            "seawall",
+        ];
+        self.kubectl(&[&exec, args].concat(), "").await
+    }
+
+    pub async fn get(&self, namespace: &str, kind: &str, name: &str) -> anyhow::Result<Value> {
+        let args = ["get", "-n", namespace, kind, name, "-o", "json"];
+        Ok(serde_json::from_str(&self.kubectl(&args, "").await?)?)
+    }
+
+    /// Waits until the resource's condition has the status.
+    pub async fn condition(
+        &self,
+        (namespace, kind, name): (&str, &str, &str),
+        condition: &str,
+        status: &str,
+    ) -> anyhow::Result<()> {
+        let what = format!("{kind} {namespace}/{name} to be {condition}={status}");
+        let found = eventually(&what, PATIENCE, || async {
+            let object = self.get(namespace, kind, name).await?;
+            let all = object["status"]["conditions"].as_array();
+            let mut all = all.into_iter().flatten();
+            let stands = |it: &Value| it["type"] == condition && it["status"] == status;
+            Ok(all.any(stands).then_some(()))
+        });
+        match found.await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let object = self.get(namespace, kind, name).await?;
+                Err(error.context(object["status"].to_string()))
+            }
+        }
+    }
+
+    /// Runs a program on a node to its end, and answers with what it printed.
+    pub async fn on_node(
+        &self,
+        node: &str,
+        program: &str,
+        args: &[&str],
+    ) -> anyhow::Result<String> {
+        let outcome: process::Outcome = self.node(node).run(program, args).await?;
+        let output = outcome.success()?;
+        ensure!(!output.is_empty(), "{program} printed nothing");
+        Ok(output)
+    }
+}

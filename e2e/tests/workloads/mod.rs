@@ -1,0 +1,105 @@
+//! Pods under policies and in quarantine, with every part real: nodes, pods, Seawall as helm installs it, and
+//! packets.
+
+mod pods_isolated;
+
+use anyhow::Context;
+use libtest_mimic::Trial;
+use tokio::sync::OnceCell;
+
+use super::node;
+use crate::cluster::node::{NodeOptions, Pod};
+use crate::installed::Installed;
+use crate::lab::Host;
+
+pub fn all() -> Vec<Trial> {
+    node::unless_impossible(pods_isolated::all())
+}
+
+/// On one node kube-router enforces NetworkPolicies, on the other nobody does.
+const ENFORCING: &str = "enforcing";
+const PLAIN: &str = "plain";
+
+/// A cluster that tests share, each in namespaces of its own.
+async fn installed() -> anyhow::Result<&'static Installed> {
+    static SHARED: OnceCell<Installed> = OnceCell::const_new();
+    let start = || async {
+        let plain = NodeOptions {
+            network_policies: false,
+            ..NodeOptions::default()
+        };
+        let nodes = [(ENFORCING, NodeOptions::default()), (PLAIN, plain)];
+        Installed::start(&nodes, &[]).await
+    };
+    SHARED.get_or_try_init(start).await
+}
+
+/// A namespace with two pods on one bridge and one on the other node, whose owner allows everything from
+/// everywhere, and a host beside the cluster.
+struct Shop {
+    seawall: &'static Installed,
+    namespace: String,
+    /// On the node that is tried.
+    suspect: Pod,
+    neighbour: Pod,
+    /// On the other node.
+    far: Pod,
+    outside: Host,
+}
+
+const ALLOW_ALL: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: allow-all}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress, Egress]
+  ingress: [{}]
+  egress: [{}]
+";
+
+impl Shop {
+    async fn open(namespace: &str, node: &str) -> anyhow::Result<Self> {
+        let seawall = installed().await?;
+        let cluster = &seawall.cluster;
+        cluster.namespace(namespace).await?;
+        seawall
+            .kubectl(&["apply", "-n", namespace, "-f", "-"], ALLOW_ALL)
+            .await?;
+        let other = [ENFORCING, PLAIN].into_iter().find(|it| *it != node);
+        let other = seawall.node(other.context("there are two")?);
+        let node = seawall.node(node);
+        let web = [("app", "web")];
+        let (suspect, neighbour, far, outside) = tokio::try_join!(
+            node.run_pod(namespace, "suspect", &web),
+            node.run_pod(namespace, "neighbour", &[("app", "db")]),
+            other.run_pod(namespace, "far", &[("app", "far")]),
+            cluster.host(namespace),
+        )?;
+        Ok(Self {
+            seawall,
+            namespace: namespace.to_owned(),
+            suspect,
+            neighbour,
+            far,
+            outside,
+        })
+    }
+
+    /// Writes a resource of the namespace.
+    async fn apply(&self, yaml: &str) -> anyhow::Result<()> {
+        let args = ["apply", "-n", &self.namespace, "-f", "-"];
+        self.seawall.kubectl(&args, yaml).await.map(drop)
+    }
+
+    async fn condition(
+        &self,
+        kind: &str,
+        name: &str,
+        condition: &str,
+        status: &str,
+    ) -> anyhow::Result<()> {
+        let object = (&*self.namespace, kind, name);
+        self.seawall.condition(object, condition, status).await
+    }
+}
