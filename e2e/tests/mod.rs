@@ -14,6 +14,7 @@ mod mcp;
 mod node;
 mod node_enrolment;
 mod operator;
+mod pods_by_mcp;
 mod private;
 mod process;
 mod refusals;
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Trial> {
         node::all(),
         node_enrolment::all(),
         operator::all(),
+        pods_by_mcp::all(),
         private::all(),
         process::all(),
         refusals::all(),

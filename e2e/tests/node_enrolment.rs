@@ -35,20 +35,20 @@ pub fn all() -> Vec<Trial> {
     ]
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 const ACCOUNT: &str = "seawall-agent";
 const AUDIENCE: &str = "seawall-fleet";
-const NODE: &str = "worker-1";
+pub const NODE: &str = "worker-1";
 /// Where Services have their addresses.
 const SERVICES: &str = "10.96.0.0/16";
 
 /// A site whose operator enrols nodes.
-async fn site() -> anyhow::Result<Site> {
+pub async fn site() -> anyhow::Result<Site> {
     let account = format!("{SYSTEM}/{ACCOUNT}");
     Site::start(&["--node-service-account", &account]).await
 }
 
-async fn create(site: &Site, object: &Value) -> anyhow::Result<()> {
+pub async fn create(site: &Site, object: &Value) -> anyhow::Result<()> {
     let admin = site.plane.admin_kubeconfig().to_owned();
     let create = ["create", "-f", "-"];
     let object = object.to_string();
@@ -62,8 +62,8 @@ async fn get(site: &Site, args: &[&str]) -> anyhow::Result<Value> {
 }
 
 /// A node with the pod that the DaemonSet made for it, and what a kubelet would mount into that.
-struct Node {
-    host: Host,
+pub struct Node {
+    pub host: Host,
     agent: Option<Daemon>,
     pod: Value,
     dir: PathBuf,
@@ -71,7 +71,7 @@ struct Node {
 
 impl Node {
     /// The DaemonSet's pod of a new node, bound to it as the scheduler does.
-    async fn add(site: &Site, name: &str) -> anyhow::Result<Self> {
+    pub async fn add(site: &Site, name: &str) -> anyhow::Result<Self> {
         create(
             site,
             &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}),
@@ -150,7 +150,7 @@ impl Node {
         Ok(process)
     }
 
-    fn start(&mut self) -> anyhow::Result<()> {
+    pub fn start(&mut self) -> anyhow::Result<()> {
         let mut command = self.command("run", "state")?;
         self.agent = Some(Daemon::spawn("agent", &mut command, &self.dir)?);
         Ok(())
@@ -227,7 +227,7 @@ async fn devices(site: &Site) -> anyhow::Result<Vec<Value>> {
 }
 
 /// The node's device, once it is connected.
-async fn connected(site: &Site, node: &Node) -> anyhow::Result<Value> {
+pub async fn connected(site: &Site, node: &Node) -> anyhow::Result<Value> {
     let found = eventually("the node to be connected", PATIENCE, || async {
         let mut devices = devices(site).await?.into_iter();
         Ok(devices.find(|device| device["node"] == NODE && device["connected"] == true))

@@ -138,6 +138,8 @@ pub struct ScopeVerdict {
     /// Devices that it may act on now.
     pub devices: BTreeSet<DeviceId>,
     pub all_devices: bool,
+    /// Names of the pods of its namespace that it may act on now.
+    pub pods: BTreeSet<String>,
     /// Ids that it names and no enrolled device has.
     pub unknown: BTreeSet<String>,
     /// The fixed role that it is bound to; none for a scope that is not accepted.

@@ -12,7 +12,7 @@ mod scope;
 mod stages;
 mod task;
 mod wanted;
-mod wards;
+pub mod wards;
 mod workload;
 mod writer;
 

@@ -34,25 +34,10 @@ impl<'w> NodeAgents<'w> {
     pub fn on(&self, node: &str) -> Option<&'w DeviceId> {
         self.by_node.get(node).copied()
     }
-}
-
-impl<'w> Draft<'w> {
-    /// The pods of the namespace that the selector chooses.
-    pub(super) fn pods(
-        &self,
-        namespace: &str,
-        selector: &LabelSelector,
-    ) -> Vec<(&'w ObjectKey, &'w Pod)> {
-        let first = ObjectKey::new(namespace, "");
-        let pods = self.world.pods.range(first..);
-        pods.take_while(|(key, _)| key.namespace == namespace)
-            .filter(|(_, pod)| selects(selector, &pod.labels))
-            .collect()
-    }
 
     /// Who enforces a resource that was made at `since` for these pods. One that has no address yet sends
     /// and receives nothing, and is nobody's.
-    pub(super) fn standing<'p>(
+    pub fn standing<'p>(
         &self,
         pods: impl IntoIterator<Item = (&'p ObjectKey, &'p Pod)>,
         since: Option<Timestamp>,
@@ -71,7 +56,7 @@ impl<'w> Draft<'w> {
                 workloads.without_agent.insert(key.clone(), words);
             } else if pod.addresses.is_empty() {
                 workloads.without_address.insert(key.clone());
-            } else if let Some(device) = self.node_agents.on(node) {
+            } else if let Some(device) = self.on(node) {
                 let ward = Ward {
                     device: device.clone(),
                     addresses: pod.addresses.clone(),
@@ -84,6 +69,30 @@ impl<'w> Draft<'w> {
             }
         }
         workloads
+    }
+}
+
+impl<'w> Draft<'w> {
+    /// The pods of the namespace that the selector chooses.
+    pub(super) fn pods(
+        &self,
+        namespace: &str,
+        selector: &LabelSelector,
+    ) -> Vec<(&'w ObjectKey, &'w Pod)> {
+        let first = ObjectKey::new(namespace, "");
+        let pods = self.world.pods.range(first..);
+        pods.take_while(|(key, _)| key.namespace == namespace)
+            .filter(|(_, pod)| selects(selector, &pod.labels))
+            .collect()
+    }
+
+    /// Who enforces for these pods.
+    pub(super) fn standing<'p>(
+        &self,
+        pods: impl IntoIterator<Item = (&'p ObjectKey, &'p Pod)>,
+        since: Option<Timestamp>,
+    ) -> Workloads {
+        self.node_agents.standing(pods, since)
     }
 
     /// What an isolation of the node would cut for everybody, in words.
