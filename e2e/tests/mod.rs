@@ -9,6 +9,7 @@ mod control_plane;
 mod differential;
 mod documents;
 mod explaining;
+mod gitops;
 mod lab;
 mod mcp;
 mod node;
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Trial> {
         differential::all(),
         explaining::all(),
         documents::all(),
+        gitops::all(),
         lab::all(),
         mcp::all(),
         node::all(),
