@@ -22,6 +22,10 @@ pub fn all() -> Vec<Trial> {
             pod,
         ),
         case(
+            "a node's agent has NET_ADMIN and no other power, no rights in the API server, and no Service chooses it",
+            agents,
+        ),
+        case(
             "upgrading and installing again keep the keys, the holds, the definitions and the webhook's certificate",
             again,
         ),
@@ -41,6 +45,7 @@ const VALUES: [&[&str]; 4] = [
     &["replicas=0", "webhook.url=https://127.0.0.1:9443/admission"],
     &[
         "mcp.enabled=false",
+        "agent.enabled=false",
         "persistence.enabled=false",
         "rbac.aggregate=false",
         "image.digest=sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
@@ -73,6 +78,16 @@ const VALUES: [&[&str]; 4] = [
         "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key=a",
         "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists",
         "priorityClassName=system-cluster-critical",
+        "agent.maxUnavailable=3",
+        "agent.stateDirectory=/var/lib/seawall-node",
+        "agent.extraArgs={--operator-dir=/elsewhere}",
+        "agent.env[0].name=RUST_LOG",
+        "agent.env[0].value=debug",
+        "agent.nodeSelector.a=b",
+        "agent.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key=a",
+        "agent.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists",
+        "agent.podLabels.team=soc",
+        "agent.podAnnotations.a=b",
     ],
 ];
 
@@ -152,6 +167,13 @@ async fn wrong_values() -> anyhow::Result<()> {
         ("podLabels.app\\.kubernetes\\.io/name=x", "/podLabels"),
         ("podLabels.app\\.kubernetes\\.io/instance=x", "/podLabels"),
         ("podLabels.helm\\.sh/chart=x", "/podLabels"),
+        ("agent.maxUnavailable=0", "/agent/maxUnavailable"),
+        ("agent.maxUnavailable=0%", "/agent/maxUnavailable"),
+        ("agent.stateDirectory=state", "/agent/stateDirectory"),
+        (
+            "agent.podLabels.app\\.kubernetes\\.io/name=seawall",
+            "/agent/podLabels",
+        ),
         (
             "podAnnotations.kubectl\\.kubernetes\\.io/default-container=mcp",
             "/podAnnotations",
@@ -186,6 +208,63 @@ async fn pod() -> anyhow::Result<()> {
         pod["metadata"] = json!({"name": "seawall", "namespace": "restricted"});
         let pod = admin.try_create(&pod).await?;
         sidecar_is_apart(&pod)?;
+    }
+    Ok(())
+}
+
+async fn agents() -> anyhow::Result<()> {
+    let cluster = charts::installed().await?;
+    let admin = Caller::admin(cluster);
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
+        "name": "privileged",
+        "labels": {"pod-security.kubernetes.io/enforce": "privileged"},
+    }});
+    admin.create(&namespace).await?;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": "seawall-agent", "namespace": "privileged"}});
+    admin.create(&account).await?;
+    for values in VALUES {
+        let objects = render(cluster, values).await?;
+        let daemons = objects.iter().find(|it| it["kind"] == "DaemonSet");
+        let enabled = !values.contains(&"agent.enabled=false");
+        ensure!(daemons.is_some() == enabled, "{values:?}");
+        let Some(daemons) = daemons else { continue };
+        let template = &daemons["spec"]["template"];
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": template["spec"]});
+        pod["metadata"] = json!({"name": "agent", "namespace": "privileged"});
+        let spec = &admin.try_create(&pod).await?["spec"];
+        ensure!(
+            spec["hostNetwork"] == true && spec["hostPID"].is_null() && spec["hostIPC"].is_null()
+        );
+        ensure!(spec["automountServiceAccountToken"] == false);
+        ensure!(spec["containers"].as_array().map(Vec::len) == Some(1));
+        let context = &spec["containers"][0]["securityContext"];
+        let expected = json!({
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
+        });
+        ensure!(*context == expected, "{context}");
+        let tokens = spec["volumes"].to_string();
+        ensure!(
+            tokens.matches("serviceAccountToken").count() == 1,
+            "{tokens}"
+        );
+        ensure!(
+            tokens.contains("\"audience\":\"seawall-fleet\""),
+            "{tokens}"
+        );
+        for object in &objects {
+            ensure!(
+                !object["subjects"].to_string().contains("\"seawall-agent\""),
+                "{} binds the agents",
+                object["metadata"]["name"]
+            );
+            if object["kind"] == "Service" {
+                let name = &template["metadata"]["labels"]["app.kubernetes.io/name"];
+                ensure!(object["spec"]["selector"]["app.kubernetes.io/name"] != *name);
+            }
+        }
     }
     Ok(())
 }

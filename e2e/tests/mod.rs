@@ -13,6 +13,7 @@ mod gitops;
 mod lab;
 mod mcp;
 mod node;
+mod node_enrolment;
 mod operator;
 mod private;
 mod process;
@@ -32,12 +33,13 @@ pub fn all() -> Vec<Trial> {
         chart::all(),
         control_plane::all(),
         differential::all(),
-        explaining::all(),
         documents::all(),
+        explaining::all(),
         gitops::all(),
         lab::all(),
         mcp::all(),
         node::all(),
+        node_enrolment::all(),
         operator::all(),
         private::all(),
         process::all(),

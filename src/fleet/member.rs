@@ -16,7 +16,7 @@ use super::outbox::Outbox;
 use super::proto;
 use super::records::{AppliedState, DeviceRecord, DeviceStanding};
 use crate::domain::applied::{Datapath, DeviceApplied, WardApplied};
-use crate::domain::enforcement::{DeviceState, Source, SourceKind, WARDS};
+use crate::domain::enforcement::{DeviceState, Source, SourceKind};
 use crate::local::types::RuleCount;
 
 /// States that were sent and may still be acknowledged.
@@ -122,6 +122,8 @@ pub struct Member {
     refused: Option<String>,
     pub deliveries: Deliveries,
     pub counts: Vec<RuleCount>,
+    /// As its last heartbeat said.
+    pub datapath: Datapath,
     /// How often the audit log hears of what this device says of itself.
     tellings: Allowance,
     /// The store does not have this standing yet.
@@ -145,6 +147,7 @@ impl Member {
             refused: None,
             deliveries: Deliveries::default(),
             counts: Vec::new(),
+            datapath: Datapath::default(),
             tellings: Allowance::new(TELLINGS.0, TELLINGS.1, Instant::now()),
             unsaved: false,
         }
@@ -357,19 +360,8 @@ impl Member {
                 .map(|state| Arc::clone(&state.wards))
                 .unwrap_or_default(),
             seen: self.seen(),
-            datapath: Datapath::Unknown,
+            datapath: self.datapath,
         }
-    }
-
-    /// What its rules met of each group of wards.
-    fn seen(&self) -> BTreeMap<String, u64> {
-        let counts = self.counts.iter();
-        counts
-            .filter_map(|count| {
-                let group = count.rule.strip_prefix(WARDS)?;
-                Some((group.to_owned(), count.packets))
-            })
-            .collect()
     }
 }
 
@@ -394,4 +386,4 @@ impl Retry {
 
 #[cfg(test)]
 #[path = "member_tests.rs"]
-mod tests;
+pub(super) mod tests;

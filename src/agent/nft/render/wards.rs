@@ -39,6 +39,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// Of a group's chain, the place that it is for.
+    pub fn of_chain(chain: &str) -> Option<Self> {
+        let (group, place) = chain.rsplit_once('_')?;
+        let mut all = Table::INET.places.iter().copied();
+        let is_group = group.starts_with("ward_");
+        all.find(|known| is_group && known.name() == place)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::From => "from",
