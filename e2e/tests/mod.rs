@@ -5,6 +5,8 @@ mod agent;
 mod audit_log;
 mod bounds;
 mod chart;
+mod chart_life;
+mod chart_watch;
 mod control_plane;
 mod differential;
 mod documents;
@@ -31,6 +33,8 @@ pub fn all() -> Vec<Trial> {
         agent::all(),
         bounds::all(),
         chart::all(),
+        chart_life::all(),
+        chart_watch::all(),
         control_plane::all(),
         differential::all(),
         documents::all(),
