@@ -64,7 +64,8 @@ fn enter_sandbox(variables: &[(String, String)]) -> anyhow::Result<ExitCode> {
     let mut environment = vec![toolset.to_env()?, run.to_env()];
     environment.extend_from_slice(variables);
     if !is_command() {
-        environment.push(interop::ensure()?);
+        environment.push(interop::AUDIT.ensure()?);
+        environment.push(interop::LUA.ensure()?);
     }
     let code = sandbox::enter(&environment)?;
     run.end(code == ExitCode::SUCCESS);

@@ -171,11 +171,20 @@ async fn wrong_values() -> anyhow::Result<()> {
         ("podLabels.app\\.kubernetes\\.io/name=x", "/podLabels"),
         ("podLabels.app\\.kubernetes\\.io/instance=x", "/podLabels"),
         ("podLabels.helm\\.sh/chart=x", "/podLabels"),
-        ("podDisruptionBudget.maxUnavailable=2", "/podDisruptionBudget"),
-        ("networkPolicy.apiServer[0].cidr=10.0.0.1", "/networkPolicy/apiServer"),
+        (
+            "podDisruptionBudget.maxUnavailable=2",
+            "/podDisruptionBudget",
+        ),
+        (
+            "networkPolicy.apiServer[0].cidr=10.0.0.1",
+            "/networkPolicy/apiServer",
+        ),
         ("networkPolicy.mcpFrom={any}", "/networkPolicy/mcpFrom/0"),
         ("podMonitor.interval=often", "/podMonitor/interval"),
-        ("prometheusRule.runbookUrl=wiki", "/prometheusRule/runbookUrl"),
+        (
+            "prometheusRule.runbookUrl=wiki",
+            "/prometheusRule/runbookUrl",
+        ),
         ("agent.maxUnavailable=0", "/agent/maxUnavailable"),
         ("agent.maxUnavailable=0%", "/agent/maxUnavailable"),
         ("agent.stateDirectory=state", "/agent/stateDirectory"),

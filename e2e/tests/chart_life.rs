@@ -59,7 +59,8 @@ async fn uninstalled() -> anyhow::Result<()> {
         "spec": {"target": {"device": device}, "reason": "Before the uninstall"},
     });
     site.apply(&isolation.to_string()).await?;
-    site.condition("isolation", "stays", "Enforced", "True").await?;
+    site.condition("isolation", "stays", "Enforced", "True")
+        .await?;
     let [suspect, other] = ["ws-1", "ws-2"].map(|name| site.device(name).host.clone());
     ensure!(reach(&suspect, &server, ANSWER).await? == Reach::NONE);
 
@@ -71,20 +72,36 @@ async fn uninstalled() -> anyhow::Result<()> {
         .await?;
     // The operator's process has lost its rights, and must not take that for an empty cluster.
     tokio::time::sleep(Duration::from_secs(15)).await;
-    ensure!(reach(&suspect, &server, ANSWER).await? == Reach::NONE, "with an operator without rights");
+    ensure!(
+        reach(&suspect, &server, ANSWER).await? == Reach::NONE,
+        "with an operator without rights"
+    );
     site.kill_operator()?;
-    ensure!(reach(&suspect, &server, ANSWER).await? == Reach::NONE, "without an operator");
-    ensure!(reach(&other, &server, ANSWER).await? != Reach::NONE, "the other is not cut");
+    ensure!(
+        reach(&suspect, &server, ANSWER).await? == Reach::NONE,
+        "without an operator"
+    );
+    ensure!(
+        reach(&other, &server, ANSWER).await? != Reach::NONE,
+        "the other is not cut"
+    );
     let kept = site.get("isolation", "stays").await?;
     let uid = kept.context("definitions and objects are kept")?["metadata"]["uid"].clone();
 
     charts::install(&site.plane, &["replicas=0"]).await?;
     site.start_operator().await?;
     site.device("ws-1").wait_connected(&site).await?;
-    site.condition("isolation", "stays", "Enforced", "True").await?;
-    let again = site.get("isolation", "stays").await?.context("it is there")?;
+    site.condition("isolation", "stays", "Enforced", "True")
+        .await?;
+    let again = site
+        .get("isolation", "stays")
+        .await?
+        .context("it is there")?;
     ensure!(again["metadata"]["uid"] == uid, "{again}");
-    ensure!(reach(&suspect, &server, ANSWER).await? == Reach::NONE, "after installing again");
+    ensure!(
+        reach(&suspect, &server, ANSWER).await? == Reach::NONE,
+        "after installing again"
+    );
     Ok(())
 }
 
@@ -101,12 +118,18 @@ async fn rolled_back() -> anyhow::Result<()> {
     cluster.helm(&[&upgrade[..], &[values]].concat()).await?;
     let here = ["get", "service,pdb", "-n", SYSTEM, "-o", "name"];
     let upgraded = cluster.kubectl(&here).await?;
-    ensure!(!upgraded.contains("seawall-mcp") && upgraded.contains("poddisruptionbudget"), "{upgraded}");
+    ensure!(
+        !upgraded.contains("seawall-mcp") && upgraded.contains("poddisruptionbudget"),
+        "{upgraded}"
+    );
     cluster
         .helm(&["rollback", "seawall", "1", "-n", SYSTEM])
         .await?;
     let back = cluster.kubectl(&here).await?;
-    ensure!(back.contains("seawall-mcp") && !back.contains("poddisruptionbudget"), "{back}");
+    ensure!(
+        back.contains("seawall-mcp") && !back.contains("poddisruptionbudget"),
+        "{back}"
+    );
     ensure!(admin.get(&keys).await?["data"]["k"] == "a2V5");
     Ok(())
 }
@@ -117,7 +140,10 @@ fn chart_before() -> anyhow::Result<std::path::PathBuf> {
     let templates = dir.join("templates");
     std::fs::create_dir(&templates)?;
     let root = Path::new(ROOT);
-    std::fs::copy(root.join("charts/seawall-crds/Chart.yaml"), dir.join("Chart.yaml"))?;
+    std::fs::copy(
+        root.join("charts/seawall-crds/Chart.yaml"),
+        dir.join("Chart.yaml"),
+    )?;
     for entry in std::fs::read_dir(root.join("e2e/definitions-before"))? {
         let entry = entry?;
         std::fs::copy(entry.path(), templates.join(entry.file_name()))?;
@@ -128,7 +154,9 @@ fn chart_before() -> anyhow::Result<std::path::PathBuf> {
 async fn definitions() -> anyhow::Result<()> {
     let cluster = ControlPlane::start(Options::default()).await?;
     let before = chart_before()?.display().to_string();
-    cluster.helm(&["install", "seawall-crds", &before, "-n", "kube-system"]).await?;
+    cluster
+        .helm(&["install", "seawall-crds", &before, "-n", "kube-system"])
+        .await?;
     let established = ["wait", "crd", "--all", "--for=condition=Established"];
     cluster.kubectl(&established).await?;
     let admin = Caller::admin(&cluster);
@@ -158,11 +186,17 @@ async fn definitions() -> anyhow::Result<()> {
         specs.push(admin.create(object).await?["spec"].clone());
     }
     let now = format!("{ROOT}/charts/seawall-crds");
-    cluster.helm(&["upgrade", "seawall-crds", &now, "-n", "kube-system"]).await?;
+    cluster
+        .helm(&["upgrade", "seawall-crds", &now, "-n", "kube-system"])
+        .await?;
     for (object, spec) in stored.iter().zip(&specs) {
         let found = admin.get(object).await?;
         for (field, value) in spec.as_object().context("a spec")? {
-            ensure!(found["spec"][field] == *value, "{field} became {}", found["spec"][field]);
+            ensure!(
+                found["spec"][field] == *value,
+                "{field} became {}",
+                found["spec"][field]
+            );
         }
         reads(&found)?;
         let patch = json!({"metadata": {"annotations": {"team": "soc"}}});
@@ -197,7 +231,13 @@ async fn kustomize() -> anyhow::Result<()> {
     let definitions = seawall::api::definitions().len();
     ensure!(kinds.iter().filter(are_definitions).count() == definitions);
     ensure!(kinds.contains(&"Namespace"), "{kinds:?}");
-    let apply = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-k"];
+    let apply = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--dry-run=server",
+        "-k",
+    ];
     cluster.kubectl(&[&apply[..], &[&base]].concat()).await?;
 
     for (overlay, namespace, mode) in [
@@ -214,7 +254,9 @@ async fn kustomize() -> anyhow::Result<()> {
             ensure!(policy["spec"]["mode"].as_str() == mode, "{policy}");
         }
         // In a dry run the namespace would not be there for what is in it.
-        cluster.kubectl(&["apply", "--validate=strict", "-k", &path]).await?;
+        cluster
+            .kubectl(&["apply", "--validate=strict", "-k", &path])
+            .await?;
         cluster.kubectl(&["delete", "-k", &path]).await?;
     }
     Ok(())
@@ -239,10 +281,17 @@ async fn plugin() -> anyhow::Result<()> {
     let help = said(&["--help"]).await?.success()?;
     ensure!(help.contains("Usage: kubectl seawall <COMMAND>"), "{help}");
     let help = said(&["keys", "create", "--help"]).await?.success()?;
-    ensure!(help.contains("Usage: kubectl seawall keys create"), "{help}");
+    ensure!(
+        help.contains("Usage: kubectl seawall keys create"),
+        "{help}"
+    );
     let wrong = said(&["keys", "creat"]).await?;
     ensure!(!wrong.status.success(), "{wrong:?}");
-    ensure!(wrong.stderr.contains("Usage: kubectl seawall keys"), "{}", wrong.stderr);
+    ensure!(
+        wrong.stderr.contains("Usage: kubectl seawall keys"),
+        "{}",
+        wrong.stderr
+    );
     // And it does what it does by its own name.
     let none = eventually("the holds to be listed", PATIENCE, || async {
         let outcome = said(&["release", "holds"]).await?;

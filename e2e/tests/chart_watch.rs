@@ -83,7 +83,10 @@ async fn alerts() -> anyhow::Result<()> {
         let used = metrics(rule["expr"].as_str().unwrap_or_default());
         ensure!(!used.is_empty(), "{name} is of nothing of ours");
         for metric in used {
-            ensure!(page.contains(&declared(metric)), "{name}: no {metric} in\n{page}");
+            ensure!(
+                page.contains(&declared(metric)),
+                "{name}: no {metric} in\n{page}"
+            );
         }
         let link = format!("https://wiki.example.com/runbooks#{}", name.to_lowercase());
         ensure!(rule["annotations"]["runbook_url"] == link, "{rule}");
@@ -127,7 +130,10 @@ async fn names() -> anyhow::Result<()> {
         .flatten()
         .filter_map(|rule| rule["ports"][0]["port"].as_str())
         .collect();
-    ensure!(open == ports, "open are {open:?}, listened to are {ports:?}");
+    ensure!(
+        open == ports,
+        "open are {open:?}, listened to are {ports:?}"
+    );
     for selector in [
         &policy["podSelector"],
         &monitor["spec"]["selector"],

@@ -1,5 +1,7 @@
-//! Flux, real, with git: what it applies, what it must not undo, and that nobody fights it.
+//! Flux, real, with git: what it applies, what it must not undo, and that nobody fights it. And what Argo CD is told
+//! of our resources' health.
 
+mod argo_health;
 mod flux_agents;
 mod flux_applies;
 mod flux_quiet;
@@ -14,10 +16,18 @@ use crate::gitops::GitOps;
 pub fn all() -> Vec<Trial> {
     let trials = [flux_applies::all(), flux_agents::all(), flux_quiet::all()];
     let trials = trials.into_iter().flatten();
+    let mut all = argo_health::all();
+    all.extend(unless_missing(trials.collect()));
+    all
+}
+
+/// The trials, marked as skipped with the reason where there is no Flux.
+fn unless_missing(trials: Vec<Trial>) -> Vec<Trial> {
     let Err(why) = has_flux() else {
-        return trials.collect();
+        return trials;
     };
     trials
+        .into_iter()
         .map(|trial| {
             let kind = format!("skipped: {why:#}");
             trial.with_kind(kind).with_ignored_flag(true)
