@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::charts::{self, SYSTEM};
 use crate::harness::case;
-use crate::site::Site;
+use crate::site::{Site, TENANT};
 
 pub fn all() -> Vec<Trial> {
     vec![
@@ -75,8 +75,7 @@ async fn alerts() -> anyhow::Result<()> {
     let rules = rule["spec"]["groups"][0]["rules"].as_array();
     let rules = rules.context("it has rules")?;
     let site = Site::start(&[]).await?;
-    let mcp = reqwest::get(site.mcp_url().replace("/mcp", "/metrics")).await?;
-    let page = site.operator_metrics().await? + &mcp.text().await?;
+    let page = pages(&site).await?;
     let mut names = BTreeSet::new();
     for rule in rules {
         let name = rule["alert"].as_str().context("an alert has a name")?;
@@ -103,6 +102,25 @@ async fn alerts() -> anyhow::Result<()> {
     ensure!(!text.contains("seawall_mcp"), "{text}");
     ensure!(text.contains("docs/runbooks.md#seawallabsent"), "{text}");
     Ok(())
+}
+
+/// What operator and MCP server tell Prometheus after a status was written and a key refused: what has labels is told once
+/// there is something to tell.
+async fn pages(site: &Site) -> anyhow::Result<String> {
+    let scope = json!({
+        "apiVersion": "seawall.dev/v1alpha1",
+        "kind": "ApiKeyScope",
+        "metadata": {"name": "watched", "namespace": TENANT},
+        "spec": {"access": "Investigate"},
+    });
+    site.apply(&scope.to_string()).await?;
+    let ready = site.condition("apikeyscope", "watched", "Ready", "True");
+    ready.await?;
+    let client = reqwest::Client::new();
+    let refused = client.post(site.mcp_url()).bearer_auth("swk_wrong").send();
+    ensure!(refused.await?.status() == 401);
+    let mcp = reqwest::get(site.mcp_url().replace("/mcp", "/metrics")).await?;
+    Ok(site.operator_metrics().await? + &mcp.text().await?)
 }
 
 async fn names() -> anyhow::Result<()> {
