@@ -29,10 +29,6 @@ pub fn all() -> Vec<Trial> {
             "upgrading and installing again keep the keys, the holds, the definitions and the webhook's certificate",
             again,
         ),
-        case(
-            "kustomize gives the definitions and the namespace",
-            kustomize,
-        ),
     ]
 }
 
@@ -48,6 +44,7 @@ const VALUES: [&[&str]; 4] = [
         "agent.enabled=false",
         "persistence.enabled=false",
         "rbac.aggregate=false",
+        "networkPolicy.enabled=false",
         "image.digest=sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     ],
     &[
@@ -78,6 +75,13 @@ const VALUES: [&[&str]; 4] = [
         "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key=a",
         "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists",
         "priorityClassName=system-cluster-critical",
+        "podDisruptionBudget.enabled=true",
+        "networkPolicy.fleetFrom[0].ipBlock.cidr=10.0.0.0/8",
+        "networkPolicy.mcpFrom[0].namespaceSelector.matchLabels.a=b",
+        "networkPolicy.metricsFrom[0].podSelector.matchLabels.a=b",
+        "networkPolicy.webhookFrom[0].ipBlock.cidr=192.0.2.1/32",
+        "networkPolicy.apiServer[0].cidr=192.0.2.1/32",
+        "networkPolicy.apiServer[0].port=6443",
         "agent.maxUnavailable=3",
         "agent.stateDirectory=/var/lib/seawall-node",
         "agent.extraArgs={--operator-dir=/elsewhere}",
@@ -167,6 +171,20 @@ async fn wrong_values() -> anyhow::Result<()> {
         ("podLabels.app\\.kubernetes\\.io/name=x", "/podLabels"),
         ("podLabels.app\\.kubernetes\\.io/instance=x", "/podLabels"),
         ("podLabels.helm\\.sh/chart=x", "/podLabels"),
+        (
+            "podDisruptionBudget.maxUnavailable=2",
+            "/podDisruptionBudget",
+        ),
+        (
+            "networkPolicy.apiServer[0].cidr=10.0.0.1",
+            "/networkPolicy/apiServer",
+        ),
+        ("networkPolicy.mcpFrom={any}", "/networkPolicy/mcpFrom/0"),
+        ("podMonitor.interval=often", "/podMonitor/interval"),
+        (
+            "prometheusRule.runbookUrl=wiki",
+            "/prometheusRule/runbookUrl",
+        ),
         ("agent.maxUnavailable=0", "/agent/maxUnavailable"),
         ("agent.maxUnavailable=0%", "/agent/maxUnavailable"),
         ("agent.stateDirectory=state", "/agent/stateDirectory"),
@@ -356,34 +374,4 @@ fn certificate() -> anyhow::Result<String> {
     use base64::Engine as _;
     let made = rcgen::generate_simple_self_signed(["webhook.example.com".to_owned()])?;
     Ok(base64::engine::general_purpose::STANDARD.encode(made.cert.pem()))
-}
-
-async fn kustomize() -> anyhow::Result<()> {
-    let cluster = charts::installed().await?;
-    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/kustomize/base");
-    let text = cluster.kubectl(&["kustomize", base]).await?;
-    let objects: Vec<Value> = seawall::yaml::documents(&text)?;
-    let kinds: Vec<_> = objects
-        .iter()
-        .filter_map(|it| it["kind"].as_str())
-        .collect();
-    let definitions = seawall::api::definitions().len();
-    ensure!(
-        kinds
-            .iter()
-            .filter(|kind| **kind == "CustomResourceDefinition")
-            .count()
-            == definitions
-    );
-    ensure!(kinds.contains(&"Namespace"), "{kinds:?}");
-    let apply = [
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        "--dry-run=server",
-        "-k",
-        base,
-    ];
-    cluster.kubectl(&apply).await?;
-    Ok(())
 }

@@ -5,10 +5,13 @@ mod agent;
 mod audit_log;
 mod bounds;
 mod chart;
+mod chart_life;
+mod chart_watch;
 mod control_plane;
 mod differential;
 mod documents;
 mod explaining;
+mod gitops;
 mod lab;
 mod mcp;
 mod node;
@@ -31,10 +34,13 @@ pub fn all() -> Vec<Trial> {
         agent::all(),
         bounds::all(),
         chart::all(),
+        chart_life::all(),
+        chart_watch::all(),
         control_plane::all(),
         differential::all(),
         documents::all(),
         explaining::all(),
+        gitops::all(),
         lab::all(),
         mcp::all(),
         node::all(),
