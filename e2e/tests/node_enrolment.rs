@@ -7,7 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use libtest_mimic::Trial;
+use rcgen::{KeyPair, SigningKey};
 use serde_json::{Value, json};
 
 use crate::harness::{case, eventually};
@@ -187,6 +190,37 @@ async fn token(
     Ok(site.plane.kubectl(&args).await?.trim().to_owned())
 }
 
+/// The token as it would be an hour after its end, signed as the API server does.
+fn expired(site: &Site, token: &str) -> anyhow::Result<String> {
+    let mut parts = token.split('.');
+    let header = parts.next().context("a header")?;
+    let claims = URL_SAFE_NO_PAD.decode(parts.next().context("claims")?)?;
+    let mut claims: Value = serde_json::from_slice(&claims)?;
+    for (claim, ago) in [("iat", 7200), ("nbf", 7200), ("exp", 3600)] {
+        claims[claim] = json!(jiff::Timestamp::now().as_second() - ago);
+    }
+    let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let key = std::fs::read_to_string(site.plane.dir().join("service-accounts.key"))?;
+    let signature = KeyPair::from_pem(&key)?.sign(signed.as_bytes())?;
+    let signature = URL_SAFE_NO_PAD.encode(halves(&signature)?);
+    Ok(format!("{signed}.{signature}"))
+}
+
+/// The two numbers of an ECDSA signature, 32 bytes each, as tokens have it, out of its DER.
+fn halves(der: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut rest = der.get(2..).context("a sequence")?;
+    let mut both = Vec::new();
+    for _ in 0..2 {
+        let length = usize::from(*rest.get(1).context("a number")?);
+        let number = rest.get(2..2 + length).context("its bytes")?;
+        let digits = &number[number.len().saturating_sub(32)..];
+        both.extend(std::iter::repeat_n(0, 32 - digits.len()));
+        both.extend(digits);
+        rest = &rest[2 + length..];
+    }
+    Ok(both)
+}
+
 async fn devices(site: &Site) -> anyhow::Result<Vec<Value>> {
     let listed = site.seawall(&["fleet", "list", "--json"]).await?;
     Ok(serde_json::from_str(&listed)?)
@@ -262,10 +296,12 @@ async fn refused() -> anyhow::Result<()> {
     let pod = Some(&node.pod);
     let foreign = token(&site, ACCOUNT, "https://elsewhere", pod).await?;
     let unbound = token(&site, ACCOUNT, AUDIENCE, None).await?;
+    let expired = expired(&site, &good)?;
     let operators = token(&site, "seawall", AUDIENCE, None).await?;
     for (token, words) in [
         (forged.as_str(), "the API server refuses it"),
         ("nonsense", "the API server refuses it"),
+        (&expired, "expired"),
         (&foreign, "with the audience seawall-fleet"),
         (&unbound, "bound to no pod on a node"),
         (

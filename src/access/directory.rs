@@ -172,6 +172,7 @@ mod tests {
                 uid: (*name).into(),
                 generation: 1,
                 written_by: None,
+                created: None,
                 spec: spec.clone(),
             };
             (named(name), resource)
@@ -227,6 +228,7 @@ mod tests {
             uid: "1".into(),
             generation: 1,
             written_by: None,
+            created: None,
             spec: spec(&["a"]),
         };
         let verdict = ScopeVerdict {

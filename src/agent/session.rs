@@ -19,6 +19,7 @@ use super::operator_channel::{connect, innermost};
 use super::status::StatusFile;
 use super::words::printable;
 use crate::backoff::Backoff;
+use crate::domain::applied::Datapath;
 use crate::fleet::proto::fleet_client::FleetClient;
 use crate::fleet::proto::{
     self, Ack, AgentMessage, Applied, Facts, Heartbeat, Hello, OperatorMessage, Refused,
@@ -155,6 +156,7 @@ impl Session {
                     let beat = Heartbeat {
                         applied: beat.applied.as_ref().map(applied),
                         counts: beat.counts,
+                        datapath: datapath(beat.datapath).into(),
                     };
                     outgoing.send(agent_message::Message::Heartbeat(beat)).await?;
                 }
@@ -289,6 +291,14 @@ fn applied(position: &Position) -> Applied {
         epoch: position.epoch,
         revision: position.revision,
         state_hash: position.state_hash.clone(),
+    }
+}
+
+fn datapath(found: Datapath) -> proto::Datapath {
+    match found {
+        Datapath::Unknown => proto::Datapath::Unknown,
+        Datapath::Passes => proto::Datapath::Passes,
+        Datapath::Bypasses => proto::Datapath::Bypasses,
     }
 }
 

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use jiff::Timestamp;
+
 use super::names::{DeviceId, ObjectKey};
 use crate::api::Access;
 
@@ -76,6 +78,8 @@ pub struct Ward {
     /// The device that is its node.
     pub device: DeviceId,
     pub addresses: BTreeSet<IpAddr>,
+    /// When its first container was started, if that was after the resource was made.
+    pub started: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

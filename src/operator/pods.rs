@@ -119,7 +119,7 @@ pub fn of_tenant(
     let pods: BTreeMap<&ObjectKey, &Pod> = pods
         .take_while(|(key, _)| key.namespace == tenant)
         .collect();
-    let standing = NodeAgents::of(world).standing(pods.iter().map(|(key, pod)| (*key, *pod)));
+    let standing = NodeAgents::of(world).standing(pods.iter().map(|(key, pod)| (*key, *pod)), None);
     let mut views: BTreeMap<&ObjectKey, WorkloadView> = pods
         .into_iter()
         .map(|(key, pod)| (key, view(key, pod, &standing, applied)))

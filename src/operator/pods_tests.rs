@@ -62,6 +62,7 @@ pub fn cluster() -> Cluster {
             uid: format!("uid-{name}"),
             generation: 1,
             written_by: None,
+            created: None,
             spec: serde_json::from_value(json!({"target": {"workload": workload}, "reason": "x"}))
                 .expect("a spec"),
         };

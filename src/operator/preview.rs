@@ -63,6 +63,7 @@ fn unwritten<Spec>(spec: Spec, written_by: String) -> Resource<Spec> {
         uid: "preview".to_owned(),
         generation: 1,
         written_by: Some(written_by),
+        created: None,
         spec,
     }
 }

@@ -101,7 +101,7 @@ fn unchosen(world: &World, agents: &NodeAgents<'_>, key: &ObjectKey) -> Result<W
             key.name, key.namespace
         )));
     };
-    let mut standing = agents.standing([found]);
+    let mut standing = agents.standing([found], None);
     if let Some(ward) = standing.wards.remove(key) {
         return Ok(Wanted::On(ward.device, None));
     }

@@ -7,6 +7,7 @@ mod isolation;
 mod policy;
 mod stream;
 mod table;
+mod wards;
 
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Trial> {
         policy::all(),
         stream::all(),
         table::all(),
+        wards::all(),
     ]
     .into_iter()
     .flatten()

@@ -186,6 +186,7 @@ impl Scopes for Operator {
                 uid: key.to_string(),
                 generation: 1,
                 written_by: None,
+                created: None,
                 spec: spec.clone(),
             };
             (key.clone(), resource)

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::Draft;
@@ -34,11 +35,12 @@ impl<'w> NodeAgents<'w> {
         self.by_node.get(node).copied()
     }
 
-    /// Who enforces for these pods. One that has no address yet sends and receives nothing, and is
-    /// nobody's.
+    /// Who enforces a resource that was made at `since` for these pods. One that has no address yet sends
+    /// and receives nothing, and is nobody's.
     pub fn standing<'p>(
         &self,
         pods: impl IntoIterator<Item = (&'p ObjectKey, &'p Pod)>,
+        since: Option<Timestamp>,
     ) -> Workloads {
         let mut workloads = Workloads::default();
         for (key, pod) in pods {
@@ -58,6 +60,7 @@ impl<'w> NodeAgents<'w> {
                 let ward = Ward {
                     device: device.clone(),
                     addresses: pod.addresses.clone(),
+                    started: pod.started.filter(|started| Some(*started) > since),
                 };
                 workloads.wards.insert(key.clone(), ward);
             } else {
@@ -83,12 +86,13 @@ impl<'w> Draft<'w> {
             .collect()
     }
 
-    /// Who enforces for these pods.
+    /// As [`NodeAgents::standing`].
     pub(super) fn standing<'p>(
         &self,
         pods: impl IntoIterator<Item = (&'p ObjectKey, &'p Pod)>,
+        since: Option<Timestamp>,
     ) -> Workloads {
-        self.node_agents.standing(pods)
+        self.node_agents.standing(pods, since)
     }
 
     /// What an isolation of the node would cut for everybody, in words.

@@ -240,7 +240,7 @@ fn workloads_of(workloads: &Workloads) -> Value {
         without_address,
     } = workloads;
     json!({
-        "wards": map(wards, |ward| json!({"device": ward.device, "addresses": ward.addresses})),
+        "wards": map(wards, |ward| json!({"device": ward.device, "addresses": ward.addresses, "started": ward.started.map(|at| at.to_string())})),
         "withoutAgent": map(without_agent, |words| words.clone().into()),
         "withoutAddress": names(without_address),
     })

@@ -9,6 +9,8 @@ mod containment;
 mod policy;
 mod wards;
 
+pub use wards::{ANSWERS_TO_HOST, Place};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 

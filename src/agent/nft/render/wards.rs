@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use nftables::stmt::Statement;
 use sha2::{Digest, Sha256};
 
-use super::super::expr::{self, ConnectionSide, State};
+use super::super::expr::{self, ConnectionSide, Side, State};
 use super::super::networks::Family;
 use super::super::ruleset::{Elements, Rule};
 use super::containment::{ISOLATION, peers_in};
@@ -39,6 +39,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// Of a group's chain, the place that it is for.
+    pub fn of_chain(chain: &str) -> Option<Self> {
+        let (group, place) = chain.rsplit_once('_')?;
+        let mut all = Table::INET.places.iter().copied();
+        let is_group = group.starts_with("ward_");
+        all.find(|known| is_group && known.name() == place)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::From => "from",
@@ -106,6 +114,10 @@ pub fn judge(rendered: &mut Rendered, wards: &BTreeMap<String, WardGroup>, table
     if groups.is_empty() {
         return;
     }
+    let isolates = groups.iter().any(|(_, _, group)| group.isolation.is_some());
+    if isolates && table.families.contains(&Family::V6) {
+        drop_link_local(rendered);
+    }
     for place in table.places {
         for (chain, name, group) in &groups {
             let chain = format!("{chain}_{}", place.name());
@@ -126,6 +138,21 @@ pub fn judge(rendered: &mut Rendered, wards: &BTreeMap<String, WardGroup>, table
         for way in [Way::Leaving, Way::Arriving] {
             fill(rendered, chain, way, &Policies::of_wards(group));
         }
+    }
+}
+
+/// Between the ports of a bridge, as long as a ward is isolated: a pod has a link-local address that nobody
+/// was told of, and could go on talking to its neighbours by that. Routers forward none.
+fn drop_link_local(rendered: &mut Rendered) {
+    let chain = "ward_link_local";
+    rendered.add_chain(chain);
+    pass_neighbour_discovery(rendered, chain);
+    let statements = vec![expr::counter(), expr::drop()];
+    rendered.add_counted(chain, &format!("{ISOLATION}/link-local"), false, statements);
+    let network = "fe80::/10".parse().expect("a network");
+    for side in [Side::Source, Side::Destination] {
+        let statements = vec![expr::address_in(&network, side), expr::jump(chain)];
+        rendered.add(HookPoint::Forward, statements);
     }
 }
 
