@@ -110,9 +110,10 @@ fn add<Status: Serialize>(
 
 /// Whether anything but numbers and words in messages differs.
 fn says_more(old: &Value, new: &Value) -> bool {
-    const SLOW: [&str; 5] = [
+    const SLOW: [&str; 6] = [
         "coverage",
         "peers",
+        "workloads",
         "connectionsCut",
         "lastUsedOn",
         "conditions",

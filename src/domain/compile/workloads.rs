@@ -86,7 +86,7 @@ impl<'w> Draft<'w> {
             .collect()
     }
 
-    /// Who enforces for these pods.
+    /// As [`NodeAgents::standing`].
     pub(super) fn standing<'p>(
         &self,
         pods: impl IntoIterator<Item = (&'p ObjectKey, &'p Pod)>,
