@@ -16,6 +16,8 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends nftables ca-certificates \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /seawall /usr/local/bin/seawall
+# By this name it is a plugin of kubectl.
+RUN ln -s seawall /usr/local/bin/kubectl-seawall
 # The operator and the MCP server need no root. The agent does, and says so where it is deployed.
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/seawall"]

@@ -13,6 +13,7 @@ mod cluster;
 mod demo;
 mod differential;
 mod fleet;
+mod gitops;
 mod harness;
 mod installed;
 mod interop;
@@ -58,12 +59,13 @@ fn outside() -> anyhow::Result<ExitCode> {
 
 /// Runs this program again in a sandbox, with these variables.
 fn enter_sandbox(variables: &[(String, String)]) -> anyhow::Result<ExitCode> {
-    let toolset = cluster::toolset::Toolset::ensure()?;
+    let toolset = cluster::toolset::Toolset::ensure(!is_command())?;
     let run = run::Run::begin()?;
     let mut environment = vec![toolset.to_env()?, run.to_env()];
     environment.extend_from_slice(variables);
     if !is_command() {
-        environment.push(interop::ensure()?);
+        environment.push(interop::AUDIT.ensure()?);
+        environment.push(interop::LUA.ensure()?);
     }
     let code = sandbox::enter(&environment)?;
     run.end(code == ExitCode::SUCCESS);

@@ -98,7 +98,7 @@ fi
 
 tools=e2e/cluster/tools
 tools_cached=yes
-modules=(kubernetes etcd helm)
+modules=(kubernetes etcd helm source-controller kustomize-controller)
 [ "$(id -u)" != 0 ] || modules+=(kube-router)
 for module in "${modules[@]}"; do
   key=$(cat "$tools/$module/go.mod" "$tools/$module/go.sum" | sha256sum | cut -c1-16)
@@ -107,7 +107,7 @@ done
 if [ $tools_cached = no ]; then
   go_wanted=$(sed -n 's/^go \(.*\)/\1/p' "$tools/kubernetes/go.mod")
   if ! have go; then
-    need "Go $go_wanted or later, to build kube-apiserver, etcd and helm once" "install it from https://go.dev/dl"
+    need "Go $go_wanted or later, to build kube-apiserver, etcd, helm and Flux's controllers once" "install it from https://go.dev/dl"
   else
     # Asked outside the modules: inside, an older Go would try to fetch the newer one and fail unclearly.
     go_found=$(cd / && go env GOVERSION); go_found=${go_found#go}

@@ -1,8 +1,10 @@
 //! What the command line means: one variant for each command, each handed to the part it belongs to.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::access::command::KeysArgs;
 use crate::agent::AgentArgs;
@@ -45,6 +47,23 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Print the proof that an entry is in the audit log, for somebody who has not the log.
     Prove(ProveArgs),
+}
+
+/// The file name by which kubectl finds a plugin that is called as `kubectl seawall`.
+const PLUGIN: &str = "kubectl-seawall";
+
+impl Cli {
+    /// Reads the command line, or ends the process with the usage: of `kubectl seawall` where it was called so.
+    pub fn of_process() -> Self {
+        let args: Vec<OsString> = std::env::args_os().collect();
+        let called = args.first().map(Path::new).and_then(Path::file_name);
+        let mut command = Self::command();
+        if called.is_some_and(|name| name == PLUGIN) {
+            command = command.bin_name("kubectl seawall");
+        }
+        let read = Self::from_arg_matches(&command.get_matches_from(args));
+        read.unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// Runs the command and turns an error into words on standard error.

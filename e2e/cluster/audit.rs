@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 pub struct AuditEvent {
     pub stage: String,
     pub verb: String,
+    #[serde(rename = "requestURI", default)]
+    pub uri: String,
     pub user: User,
     /// Who the request was made as, where `user` impersonated somebody.
     pub impersonated_user: Option<User>,
@@ -60,10 +62,21 @@ impl AuditEvent {
         ["create", "update", "patch", "delete", "deletecollection"].contains(&self.verb.as_str())
     }
 
+    /// Whether it only asked what a change would do, which is a write in its verb alone.
+    pub fn is_dry_run(&self) -> bool {
+        self.uri.contains("dryRun=All")
+    }
+
     /// Whether it is about resources of this name, in whatever group.
     pub fn is_about(&self, resource: &str) -> bool {
         let object = self.object_ref.as_ref();
         object.is_some_and(|object| object.resource == resource)
+    }
+
+    /// Whether it is about one object of this name.
+    pub fn is_of(&self, name: &str) -> bool {
+        let object = self.object_ref.as_ref();
+        object.is_some_and(|object| object.name == name)
     }
 
     pub fn code(&self) -> u16 {

@@ -18,6 +18,9 @@ use super::toolset::{Product, Program};
 /// How often a build says that it is alive.
 const PROGRESS: Duration = Duration::from_secs(15);
 
+/// Where a product's custom resources are kept, beside its programs.
+pub const DEFINITIONS: &str = "definitions";
+
 /// The folder of the product's programs in the cache, which `go` fills first where it is empty.
 pub fn cached(product: &Product, cache: &Path, go: &Path) -> anyhow::Result<PathBuf> {
     let place = product.cached(cache);
@@ -39,6 +42,9 @@ pub fn cached(product: &Product, cache: &Path, go: &Path) -> anyhow::Result<Path
         // Go's build cache grows to 4 GB and is of no use again.
         remove(&work.join("gocache"))?;
         built?;
+        if let Some(folder) = product.definitions {
+            keep_definitions(product, go, folder, &work.join(DEFINITIONS))?;
+        }
         fs::rename(&work, &place)?;
     }
     Ok(bin)
@@ -63,6 +69,24 @@ fn build(product: &Product, go: &Path, bin: &Path, gocache: &Path) -> anyhow::Re
             .env("GOFLAGS", "-mod=readonly -buildvcs=false")
             .env("GOCACHE", gocache);
         run(program, version, command)?;
+    }
+    Ok(())
+}
+
+/// Copies the custom resources out of the module that was just built.
+fn keep_definitions(product: &Product, go: &Path, folder: &str, to: &Path) -> anyhow::Result<()> {
+    let said = Command::new(go)
+        .current_dir(module_dir(product))
+        .args(["list", "-m", "-f", "{{.Dir}}", product.module()])
+        .env("GOFLAGS", "-mod=readonly")
+        .output()?;
+    let module = String::from_utf8(said.stdout)?;
+    let from = Path::new(module.trim()).join(folder);
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(&from).with_context(|| format!("reading {}", from.display()))? {
+        let entry = entry?;
+        // Not `copy`: files of the module cache can't be written, nor easily removed.
+        fs::write(to.join(entry.file_name()), fs::read(entry.path())?)?;
     }
     Ok(())
 }

@@ -121,6 +121,11 @@ impl ControlPlane {
         Ok(self.ground.tools.command(program)?.get_program().into())
     }
 
+    /// The folder of the custom resources that the program reads.
+    pub fn definitions(&self, program: &str) -> anyhow::Result<PathBuf> {
+        self.ground.tools.definitions(program)
+    }
+
     /// A client with every right.
     pub fn admin(&self) -> kube::Client {
         self.admin.clone()

@@ -19,7 +19,19 @@ const TOOLS: &str = "SEAWALL_E2E_TOOLS";
 pub struct Program {
     pub name: &'static str,
     pub package: &'static str,
+    /// What makes it print its version; empty for one that can't, which is never taken from `PATH`.
     version: &'static [&'static str],
+}
+
+/// Who wants a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Every control plane: nothing runs without it.
+    Always,
+    /// Real nodes, which take root.
+    ByNodes,
+    /// Tests alone: what is run by hand does without.
+    ByTests,
 }
 
 /// Programs of one version, with the module that pins them.
@@ -32,11 +44,12 @@ pub struct Product {
     pub programs: &'static [Program],
     /// Linker variables that hold the version, which a build from a module leaves empty.
     pub version_variables: &'static [&'static str],
-    /// It is of use on a real node only, which takes root.
-    for_nodes: bool,
+    /// The folder in its module of the custom resources that it reads, which are kept beside its programs.
+    pub definitions: Option<&'static str>,
+    pub wanted: Wanted,
 }
 
-pub const PRODUCTS: [Product; 4] = [
+pub const PRODUCTS: [Product; 6] = [
     Product {
         name: "etcd",
         module: "go.etcd.io/etcd/server/v3",
@@ -48,7 +61,8 @@ pub const PRODUCTS: [Product; 4] = [
             version: &["--version"],
         }],
         version_variables: &[],
-        for_nodes: false,
+        definitions: None,
+        wanted: Wanted::Always,
     },
     Product {
         name: "kubernetes",
@@ -92,7 +106,8 @@ pub const PRODUCTS: [Product; 4] = [
             "k8s.io/component-base/version.gitVersion",
             "k8s.io/client-go/pkg/version.gitVersion",
         ],
-        for_nodes: false,
+        definitions: None,
+        wanted: Wanted::Always,
     },
     Product {
         name: "helm",
@@ -105,7 +120,8 @@ pub const PRODUCTS: [Product; 4] = [
             version: &["version", "--short"],
         }],
         version_variables: &["helm.sh/helm/v4/internal/version.version"],
-        for_nodes: false,
+        definitions: None,
+        wanted: Wanted::Always,
     },
     Product {
         name: "kube-router",
@@ -118,11 +134,44 @@ pub const PRODUCTS: [Product; 4] = [
             version: &["--version"],
         }],
         version_variables: &["github.com/cloudnativelabs/kube-router/v2/pkg/version.Version"],
-        for_nodes: true,
+        definitions: None,
+        wanted: Wanted::ByNodes,
+    },
+    Product {
+        name: "source-controller",
+        module: "github.com/fluxcd/source-controller",
+        go_mod: include_str!("tools/source-controller/go.mod"),
+        go_sum: include_str!("tools/source-controller/go.sum"),
+        programs: &[Program {
+            name: "source-controller",
+            package: "github.com/fluxcd/source-controller",
+            version: &[],
+        }],
+        version_variables: &[],
+        definitions: Some("config/crd/bases"),
+        wanted: Wanted::ByTests,
+    },
+    Product {
+        name: "kustomize-controller",
+        module: "github.com/fluxcd/kustomize-controller",
+        go_mod: include_str!("tools/kustomize-controller/go.mod"),
+        go_sum: include_str!("tools/kustomize-controller/go.sum"),
+        programs: &[Program {
+            name: "kustomize-controller",
+            package: "github.com/fluxcd/kustomize-controller",
+            version: &[],
+        }],
+        version_variables: &[],
+        definitions: Some("config/crd/bases"),
+        wanted: Wanted::ByTests,
     },
 ];
 
 impl Product {
+    pub fn module(&self) -> &'static str {
+        self.module
+    }
+
     /// The pinned version, as Go writes it: `v1.36.4`.
     pub fn version(&self) -> &'static str {
         self.go_mod
@@ -160,18 +209,24 @@ impl Product {
 pub struct Toolset(BTreeMap<String, PathBuf>);
 
 impl Toolset {
-    /// Finds the programs, or builds those that are nowhere. Needs the network for the latter.
-    pub fn ensure() -> anyhow::Result<Self> {
+    /// Finds the programs, or builds those that are nowhere. Needs the network for the latter. `tests` are
+    /// to be run, which want more than a command does.
+    pub fn ensure(tests: bool) -> anyhow::Result<Self> {
         let dirs = search_path();
         let cache = cache_dir()?;
         let mut paths = BTreeMap::new();
         let root = nix::unistd::geteuid().is_root();
-        for product in PRODUCTS.iter().filter(|product| root || !product.for_nodes) {
+        let wanted = |product: &&Product| match product.wanted {
+            Wanted::Always => true,
+            Wanted::ByNodes => root,
+            Wanted::ByTests => tests,
+        };
+        for product in PRODUCTS.iter().filter(wanted) {
             for program in product.programs {
                 match product.find(program, &dirs, &cache) {
                     Ok(path) => _ = paths.insert(program.name.to_owned(), path),
                     // The tests that want it say that they are skipped, and the others are worth a run.
-                    Err(error) if product.for_nodes => eprintln!("{error:#}"),
+                    Err(error) if product.wanted != Wanted::Always => eprintln!("{error:#}"),
                     Err(error) => return Err(error),
                 }
             }
@@ -194,6 +249,14 @@ impl Toolset {
         Ok(Command::new(path.with_context(|| {
             format!("{program} is not a program of the control plane")
         })?))
+    }
+
+    /// The folder of the custom resources that the program reads.
+    pub fn definitions(&self, program: &str) -> anyhow::Result<PathBuf> {
+        let path = self.0.get(program);
+        let path = path.with_context(|| format!("{program} could not be built"))?;
+        let place = path.ancestors().nth(2).context("it is in the cache")?;
+        Ok(place.join(build::DEFINITIONS))
     }
 }
 
@@ -233,6 +296,9 @@ pub fn installed(
     dirs: &[PathBuf],
 ) -> (Option<PathBuf>, Vec<String>) {
     let mut passed_over = Vec::new();
+    if program.version.is_empty() {
+        return (None, passed_over);
+    }
     let candidates = dirs.iter().map(|dir| dir.join(program.name));
     for path in candidates.filter(|path| path.is_file()) {
         let found = version_of(&path, program.version);

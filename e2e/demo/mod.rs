@@ -4,6 +4,7 @@
 mod report;
 mod steps;
 mod traffic;
+mod workloads;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -14,6 +15,7 @@ use crate::lab::{Host, Responder};
 use crate::site::Site;
 use report::{Report, Step};
 use traffic::Traffic;
+use workloads::Workloads;
 
 /// A port that every host answers at.
 const PORT: u16 = 7000;
@@ -29,6 +31,8 @@ pub struct Demo {
     pub suspect: Traffic,
     /// From the devices that must not notice.
     pub others: Traffic,
+    /// The cluster with real nodes, once it is there.
+    pub workloads: Option<Workloads>,
     pub report: Report,
 }
 
@@ -73,6 +77,7 @@ impl Demo {
             responders,
             suspect,
             others,
+            workloads: None,
             report: Report::default(),
         })
     }
@@ -80,16 +85,24 @@ impl Demo {
     /// Step after step; the first that fails ends the walk.
     async fn walk(&mut self, started: Instant) {
         for step in steps::ALL {
-            phase(started, step.name);
-            let outcome = (step.run)(self).await;
-            let ok = outcome.is_ok();
-            let measured = outcome.unwrap_or_else(|error| format!("{error:#}"));
-            self.report.steps.push(Step {
+            let mut told = Step {
                 name: step.name,
                 expected: step.expected,
-                measured,
-                ok,
-            });
+                measured: String::new(),
+                ok: true,
+                skipped: None,
+            };
+            if let Err(why) = (step.possible)() {
+                told.skipped = Some(format!("{why:#}"));
+                self.report.steps.push(told);
+                continue;
+            }
+            phase(started, step.name);
+            let outcome = (step.run)(self).await;
+            told.ok = outcome.is_ok();
+            told.measured = outcome.unwrap_or_else(|error| format!("{error:#}"));
+            let ok = told.ok;
+            self.report.steps.push(told);
             if !ok {
                 return;
             }

@@ -12,6 +12,9 @@ pub struct Step {
     pub expected: &'static str,
     pub measured: String,
     pub ok: bool,
+    /// Why it was not tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
 }
 
 #[derive(Default, Serialize)]
@@ -33,10 +36,17 @@ impl Report {
     pub fn print(&self) {
         println!();
         for (number, step) in self.steps.iter().enumerate() {
-            let mark = if step.ok { "ok  " } else { "FAIL" };
+            let mark = match (&step.skipped, step.ok) {
+                (Some(_), _) => "skip",
+                (None, true) => "ok  ",
+                (None, false) => "FAIL",
+            };
             println!("{mark}  {}. {}", number + 1, step.name);
             print_field("expected", step.expected);
-            print_field("measured", &step.measured);
+            match &step.skipped {
+                Some(why) => print_field("skipped:", why),
+                None => print_field("measured", &step.measured),
+            }
         }
         println!();
         for (name, ms) in &self.latency_ms {

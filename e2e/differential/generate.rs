@@ -183,6 +183,7 @@ fn resource<Spec>(key: &ObjectKey, spec: Spec) -> Resource<Spec> {
         uid: key.to_string(),
         generation: 1,
         written_by: None,
+        created: None,
         spec,
     }
 }

@@ -1,18 +1,21 @@
 //! Seawall as helm installs it, on a cluster of real nodes: operator and MCP server in a pod, an agent on each
 //! node, all from the image.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use kube::Api;
 use serde_json::Value;
 
 use crate::charts::{self, SYSTEM};
+use crate::cluster::free_port;
 use crate::cluster::node::{Node, NodeCluster, NodeOptions, SEAWALL, seawall};
 use crate::harness::eventually;
-use crate::process;
+use crate::process::{self, Daemon};
+use crate::site::McpClient;
 
 /// Longer than it takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -112,25 +115,6 @@ impl Installed {
         outcome.await?.success()
     }
 
-    pub async fn apply(&self, yaml: &str) -> anyhow::Result<()> {
-        self.kubectl(&["apply", "-f", "-"], yaml).await.map(drop)
-    }
-
-    /// `seawall` in the operator's pod, as a person uses it there.
-    pub async fn seawall(&self, args: &[&str]) -> anyhow::Result<String> {
-        let exec = [
-            "exec",
-            "-n",
-            SYSTEM,
-            "deploy/seawall",
-            "-c",
-            "operator",
-            "--",
-            "seawall",
-        ];
-        self.kubectl(&[&exec, args].concat(), "").await
-    }
-
     pub async fn get(&self, namespace: &str, kind: &str, name: &str) -> anyhow::Result<Value> {
         let args = ["get", "-n", namespace, kind, name, "-o", "json"];
         Ok(serde_json::from_str(&self.kubectl(&args, "").await?)?)
@@ -160,16 +144,67 @@ impl Installed {
         }
     }
 
-    /// Runs a program on a node to its end, and answers with what it printed.
-    pub async fn on_node(
-        &self,
-        node: &str,
-        program: &str,
-        args: &[&str],
-    ) -> anyhow::Result<String> {
-        let outcome: process::Outcome = self.node(node).run(program, args).await?;
-        let output = outcome.success()?;
-        ensure!(!output.is_empty(), "{program} printed nothing");
-        Ok(output)
+    /// `seawall` on the machine of a person who has a kubeconfig.
+    async fn seawall(&self, args: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
+        command
+            .args(args)
+            .env("KUBECONFIG", self.cluster.plane.admin_kubeconfig());
+        process::run(command, "", PATIENCE).await?.success()
     }
+
+    /// An AI agent with a new scope for pods with these labels, at the MCP server's Service by a port that
+    /// is forwarded, as a person tries it out.
+    pub async fn agent(
+        &self,
+        (namespace, name): (&str, &str),
+        labels: &str,
+    ) -> anyhow::Result<Agent> {
+        let scope = format!(
+            "apiVersion: seawall.dev/v1alpha1\nkind: ApiKeyScope\n\
+             metadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec:\n  access: Contain\n\
+             \x20 targets: {{workloads: {{podSelector: {{matchLabels: {labels}}}}}}}\n"
+        );
+        self.kubectl(&["apply", "-f", "-"], &scope).await?;
+        let create = ["keys", "create", "--namespace", namespace, "--scope", name];
+        let said = self.seawall(&create).await?;
+        let mut words = said.split_whitespace();
+        let key = words.find(|word| word.starts_with("swk_"));
+        let key = key.context("`seawall keys create` prints a key")?;
+        self.condition((namespace, "apikeyscope", name), "Ready", "True")
+            .await?;
+        let (forwarding, url) = self.forward_mcp().await?;
+        let client = eventually("the MCP server to know the key", PATIENCE, || async {
+            Ok(McpClient::connect(&url, key).await.ok())
+        });
+        Ok(Agent {
+            client: client.await?,
+            _forwarding: forwarding,
+        })
+    }
+
+    async fn forward_mcp(&self) -> anyhow::Result<(Daemon, String)> {
+        let port = free_port()?;
+        let plane = &self.cluster.plane;
+        let mut command = Command::new(plane.tool_path("kubectl")?);
+        command
+            .arg("--kubeconfig")
+            .arg(plane.admin_kubeconfig())
+            .args(["port-forward", "-n", SYSTEM, "service/seawall-mcp"])
+            .arg(format!("{port}:8090"));
+        let forwarding = Daemon::spawn("port-forward", &mut command, plane.dir())?;
+        let address = format!("127.0.0.1:{port}");
+        eventually("the port to be forwarded", PATIENCE, || async {
+            Ok(tokio::net::TcpStream::connect(&address).await.ok())
+        })
+        .await?;
+        Ok((forwarding, format!("http://{address}/mcp")))
+    }
+}
+
+/// An AI agent, and the way to its server.
+pub struct Agent {
+    pub client: McpClient,
+    _forwarding: Daemon,
 }

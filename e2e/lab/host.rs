@@ -204,6 +204,11 @@ impl Host {
         setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {}", self.name()))
     }
 
+    /// What `ip netns` calls the namespace of a host that the lab has made.
+    pub(super) fn namespace(&self) -> &str {
+        self.namespace_name().expect("the lab has made it")
+    }
+
     /// A name for the namespace that this process and its children can open.
     fn namespace_file(&self) -> String {
         match &self.0.namespace {

@@ -8,8 +8,10 @@ use anyhow::{Context, bail};
 
 pub struct Attachment {
     pub namespace: String,
-    pub bridge: String,
-    /// The bridge's end of the pair.
+    /// Where the other end of its interface is; the sandbox's own namespace if none is named.
+    pub home: Option<String>,
+    pub link: Link,
+    /// The other end of its interface.
     pub port: String,
     pub v4: Ipv4Addr,
     pub v6: Ipv6Addr,
@@ -17,25 +19,43 @@ pub struct Attachment {
     pub gateway6: Ipv6Addr,
 }
 
+/// What the other end is.
+pub enum Link {
+    /// A port of a bridge, which has the gateway's addresses. With the length of the IPv4 network.
+    Bridge(String, u8),
+    /// The gateway itself, which routes to this one address.
+    Routed,
+}
+
 impl Attachment {
     pub fn make(&self) -> anyhow::Result<()> {
         let Self {
             namespace,
-            bridge,
             port,
+            v4,
+            v6,
+            gateway4,
+            gateway6,
             ..
         } = self;
         ip(&["netns", "add", namespace], "")?;
         // The same in every life of a host, since its neighbours remember it.
-        let [a, b, c, d] = self.v4.octets();
+        let [a, b, c, d] = v4.octets();
         let address = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
         let pair = format!(
             "link add {port} type veth peer name eth0 address {address} netns {namespace}\n"
         );
-        ip(
-            &["-batch", "-"],
-            &format!("{pair}link set {port} master {bridge} up\n"),
-        )
+        let rest = match &self.link {
+            Link::Bridge(bridge, _) => format!("link set {port} master {bridge} up\n"),
+            Link::Routed => format!(
+                "link set {port} up\n\
+                 addr add {gateway4}/32 dev {port}\n\
+                 addr add {gateway6}/128 dev {port} nodad\n\
+                 route add {v4}/32 dev {port}\n\
+                 route add {v6}/128 dev {port}\n"
+            ),
+        };
+        self.at_home(&["-batch", "-"], &format!("{pair}{rest}"))
     }
 
     /// Addresses and routes of the interface inside. Duplicate address detection must be off by then.
@@ -47,24 +67,35 @@ impl Attachment {
             gateway6,
             ..
         } = self;
+        let (length4, length6) = match &self.link {
+            Link::Bridge(_, length) => (*length, 64),
+            Link::Routed => (32, 128),
+        };
         ip(
             &["-n", &self.namespace, "-batch", "-"],
             &format!(
                 "link set lo up\n\
-                 addr add {v4}/16 dev eth0\n\
-                 addr add {v6}/64 dev eth0 nodad\n\
+                 addr add {v4}/{length4} dev eth0\n\
+                 addr add {v6}/{length6} dev eth0 nodad\n\
                  link set eth0 up\n\
-                 route add default via {gateway4}\n\
+                 route add default via {gateway4} dev eth0 onlink\n\
                  route add default via {gateway6} dev eth0 onlink\n"
             ),
         )
     }
 
-    /// Removes the namespace, and with it the interface and the bridge's port.
+    /// Removes the namespace, and with it the interface and its other end.
     pub fn remove(&self) -> anyhow::Result<()> {
         // A process that still runs inside would keep the namespace; the port goes at once.
-        ip(&["link", "del", &self.port], "")?;
+        self.at_home(&["link", "del", &self.port], "")?;
         ip(&["netns", "del", &self.namespace], "")
+    }
+
+    fn at_home(&self, args: &[&str], input: &str) -> anyhow::Result<()> {
+        match &self.home {
+            Some(namespace) => ip(&[&["-n", namespace], args].concat(), input),
+            None => ip(args, input),
+        }
     }
 }
 

@@ -7,11 +7,13 @@
 mod flow;
 mod host;
 mod link;
+mod node;
 mod reach;
 mod record;
 
 pub use flow::{Flow, Transport};
 pub use host::{Family, Host};
+pub use node::{Node, Wiring};
 pub use reach::{Connection, Reach, Responder, connect, reach};
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -19,7 +21,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use anyhow::Context;
 
-use link::ip;
+use link::{Link, ip};
 
 /// One bridge and its two networks, `10.<64 + n>.0.0/16` and `fd77:0:0:<n>::/64`.
 pub struct Lab {
@@ -68,7 +70,8 @@ impl Lab {
             name,
             link::Attachment {
                 namespace: format!("{}-{name}", self.bridge()),
-                bridge: self.bridge(),
+                home: None,
+                link: Link::Bridge(self.bridge(), 16),
                 port: format!("v{}h{index}", self.number),
                 v4: self.address4(index),
                 v6: self.address6(index),

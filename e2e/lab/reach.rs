@@ -22,18 +22,22 @@ pub struct Responder {
 impl Responder {
     pub async fn start(host: &Host, port: u16) -> anyhow::Result<Self> {
         let any: SocketAddr = format!("[::]:{port}").parse()?;
+        // A datagram is answered from the address that it was sent to, of a host that has several.
+        let own = Family::BOTH.map(|family| SocketAddr::new(host.address(family), port));
         let sockets = move || {
-            anyhow::Ok((
-                std::net::TcpListener::bind(any)?,
-                std::net::UdpSocket::bind(any)?,
-            ))
+            let tcp = std::net::TcpListener::bind(any)?;
+            let udp = own.map(std::net::UdpSocket::bind);
+            anyhow::Ok((tcp, udp))
         };
         let (tcp, udp) = host.inside(sockets).await??;
         tcp.set_nonblocking(true)?;
-        udp.set_nonblocking(true)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(answer_streams(TcpListener::from_std(tcp)?));
-        tasks.spawn(answer_datagrams(UdpSocket::from_std(udp)?));
+        for socket in udp {
+            let socket = socket?;
+            socket.set_nonblocking(true)?;
+            tasks.spawn(answer_datagrams(UdpSocket::from_std(socket)?));
+        }
         Ok(Self {
             host: host.clone(),
             port,

@@ -19,7 +19,7 @@ use crate::{interop, process};
 const LIMIT: Duration = Duration::from_secs(60);
 
 pub fn all() -> Vec<Trial> {
-    let go = interop::program().is_none();
+    let go = interop::AUDIT.program().is_none();
     vec![
         case(
             "logs of all sizes are what Go's packages take them for",
@@ -92,7 +92,9 @@ impl Log {
         fs::write(&proof_file, proof.to_string())?;
         let bytes = reader.entries(entry..entry + 1)?;
         fs::write(&entry_file, &bytes[0])?;
-        let program = interop::program().context("the test is passed over without it")?;
+        let program = interop::AUDIT
+            .program()
+            .context("the test is passed over without it")?;
         let mut command = Command::new(program);
         command.arg(&self.directory).arg(self.vkey());
         command.args([proof_file, entry_file]);

@@ -22,12 +22,12 @@ pub fn all() -> Vec<Trial> {
             pod,
         ),
         case(
-            "upgrading and installing again keep the keys, the holds, the definitions and the webhook's certificate",
-            again,
+            "a node's agent has NET_ADMIN and no other power, no rights in the API server, and no Service chooses it",
+            agents,
         ),
         case(
-            "kustomize gives the definitions and the namespace",
-            kustomize,
+            "upgrading and installing again keep the keys, the holds, the definitions and the webhook's certificate",
+            again,
         ),
     ]
 }
@@ -41,8 +41,10 @@ const VALUES: [&[&str]; 4] = [
     &["replicas=0", "webhook.url=https://127.0.0.1:9443/admission"],
     &[
         "mcp.enabled=false",
+        "agent.enabled=false",
         "persistence.enabled=false",
         "rbac.aggregate=false",
+        "networkPolicy.enabled=false",
         "image.digest=sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     ],
     &[
@@ -73,6 +75,23 @@ const VALUES: [&[&str]; 4] = [
         "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key=a",
         "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists",
         "priorityClassName=system-cluster-critical",
+        "podDisruptionBudget.enabled=true",
+        "networkPolicy.fleetFrom[0].ipBlock.cidr=10.0.0.0/8",
+        "networkPolicy.mcpFrom[0].namespaceSelector.matchLabels.a=b",
+        "networkPolicy.metricsFrom[0].podSelector.matchLabels.a=b",
+        "networkPolicy.webhookFrom[0].ipBlock.cidr=192.0.2.1/32",
+        "networkPolicy.apiServer[0].cidr=192.0.2.1/32",
+        "networkPolicy.apiServer[0].port=6443",
+        "agent.maxUnavailable=3",
+        "agent.stateDirectory=/var/lib/seawall-node",
+        "agent.extraArgs={--operator-dir=/elsewhere}",
+        "agent.env[0].name=RUST_LOG",
+        "agent.env[0].value=debug",
+        "agent.nodeSelector.a=b",
+        "agent.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key=a",
+        "agent.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists",
+        "agent.podLabels.team=soc",
+        "agent.podAnnotations.a=b",
     ],
 ];
 
@@ -153,6 +172,27 @@ async fn wrong_values() -> anyhow::Result<()> {
         ("podLabels.app\\.kubernetes\\.io/instance=x", "/podLabels"),
         ("podLabels.helm\\.sh/chart=x", "/podLabels"),
         (
+            "podDisruptionBudget.maxUnavailable=2",
+            "/podDisruptionBudget",
+        ),
+        (
+            "networkPolicy.apiServer[0].cidr=10.0.0.1",
+            "/networkPolicy/apiServer",
+        ),
+        ("networkPolicy.mcpFrom={any}", "/networkPolicy/mcpFrom/0"),
+        ("podMonitor.interval=often", "/podMonitor/interval"),
+        (
+            "prometheusRule.runbookUrl=wiki",
+            "/prometheusRule/runbookUrl",
+        ),
+        ("agent.maxUnavailable=0", "/agent/maxUnavailable"),
+        ("agent.maxUnavailable=0%", "/agent/maxUnavailable"),
+        ("agent.stateDirectory=state", "/agent/stateDirectory"),
+        (
+            "agent.podLabels.app\\.kubernetes\\.io/name=seawall",
+            "/agent/podLabels",
+        ),
+        (
             "podAnnotations.kubectl\\.kubernetes\\.io/default-container=mcp",
             "/podAnnotations",
         ),
@@ -186,6 +226,63 @@ async fn pod() -> anyhow::Result<()> {
         pod["metadata"] = json!({"name": "seawall", "namespace": "restricted"});
         let pod = admin.try_create(&pod).await?;
         sidecar_is_apart(&pod)?;
+    }
+    Ok(())
+}
+
+async fn agents() -> anyhow::Result<()> {
+    let cluster = charts::installed().await?;
+    let admin = Caller::admin(cluster);
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
+        "name": "privileged",
+        "labels": {"pod-security.kubernetes.io/enforce": "privileged"},
+    }});
+    admin.create(&namespace).await?;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": "seawall-agent", "namespace": "privileged"}});
+    admin.create(&account).await?;
+    for values in VALUES {
+        let objects = render(cluster, values).await?;
+        let daemons = objects.iter().find(|it| it["kind"] == "DaemonSet");
+        let enabled = !values.contains(&"agent.enabled=false");
+        ensure!(daemons.is_some() == enabled, "{values:?}");
+        let Some(daemons) = daemons else { continue };
+        let template = &daemons["spec"]["template"];
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": template["spec"]});
+        pod["metadata"] = json!({"name": "agent", "namespace": "privileged"});
+        let spec = &admin.try_create(&pod).await?["spec"];
+        ensure!(
+            spec["hostNetwork"] == true && spec["hostPID"].is_null() && spec["hostIPC"].is_null()
+        );
+        ensure!(spec["automountServiceAccountToken"] == false);
+        ensure!(spec["containers"].as_array().map(Vec::len) == Some(1));
+        let context = &spec["containers"][0]["securityContext"];
+        let expected = json!({
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
+        });
+        ensure!(*context == expected, "{context}");
+        let tokens = spec["volumes"].to_string();
+        ensure!(
+            tokens.matches("serviceAccountToken").count() == 1,
+            "{tokens}"
+        );
+        ensure!(
+            tokens.contains("\"audience\":\"seawall-fleet\""),
+            "{tokens}"
+        );
+        for object in &objects {
+            ensure!(
+                !object["subjects"].to_string().contains("\"seawall-agent\""),
+                "{} binds the agents",
+                object["metadata"]["name"]
+            );
+            if object["kind"] == "Service" {
+                let name = &template["metadata"]["labels"]["app.kubernetes.io/name"];
+                ensure!(object["spec"]["selector"]["app.kubernetes.io/name"] != *name);
+            }
+        }
     }
     Ok(())
 }
@@ -277,34 +374,4 @@ fn certificate() -> anyhow::Result<String> {
     use base64::Engine as _;
     let made = rcgen::generate_simple_self_signed(["webhook.example.com".to_owned()])?;
     Ok(base64::engine::general_purpose::STANDARD.encode(made.cert.pem()))
-}
-
-async fn kustomize() -> anyhow::Result<()> {
-    let cluster = charts::installed().await?;
-    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/kustomize/base");
-    let text = cluster.kubectl(&["kustomize", base]).await?;
-    let objects: Vec<Value> = seawall::yaml::documents(&text)?;
-    let kinds: Vec<_> = objects
-        .iter()
-        .filter_map(|it| it["kind"].as_str())
-        .collect();
-    let definitions = seawall::api::definitions().len();
-    ensure!(
-        kinds
-            .iter()
-            .filter(|kind| **kind == "CustomResourceDefinition")
-            .count()
-            == definitions
-    );
-    ensure!(kinds.contains(&"Namespace"), "{kinds:?}");
-    let apply = [
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        "--dry-run=server",
-        "-k",
-        base,
-    ];
-    cluster.kubectl(&apply).await?;
-    Ok(())
 }

@@ -5,14 +5,19 @@ mod agent;
 mod audit_log;
 mod bounds;
 mod chart;
+mod chart_life;
+mod chart_watch;
 mod control_plane;
 mod differential;
 mod documents;
 mod explaining;
+mod gitops;
 mod lab;
 mod mcp;
 mod node;
+mod node_enrolment;
 mod operator;
+mod pods_by_mcp;
 mod private;
 mod process;
 mod refusals;
@@ -29,14 +34,19 @@ pub fn all() -> Vec<Trial> {
         agent::all(),
         bounds::all(),
         chart::all(),
+        chart_life::all(),
+        chart_watch::all(),
         control_plane::all(),
         differential::all(),
-        explaining::all(),
         documents::all(),
+        explaining::all(),
+        gitops::all(),
         lab::all(),
         mcp::all(),
         node::all(),
+        node_enrolment::all(),
         operator::all(),
+        pods_by_mcp::all(),
         private::all(),
         process::all(),
         refusals::all(),

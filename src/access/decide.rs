@@ -6,13 +6,14 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::{Effect, Principal, Tool, span};
-use crate::api::{Access, stamps};
+use super::{Effect, Principal, Tool, span, targets};
+use crate::api::Access;
 use crate::domain::names::DeviceId;
 
 /// What an agent means to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Intent {
     pub tool: Tool,
     pub target: Target,
@@ -38,7 +39,7 @@ impl Intent {
 }
 
 /// What would be acted on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Target {
     /// Not looked at yet, or nothing, as reads.
     Unresolved,
@@ -50,6 +51,10 @@ pub enum Target {
     },
     /// Every device of the tenant, those to come included.
     Fleet,
+    /// These pods of the tenant.
+    Pods(BTreeSet<String>),
+    /// The pods that it chooses, those to come included.
+    Workloads(LabelSelector),
     /// A resource that exists; `by` is the agent that its stamp names.
     Written {
         name: String,
@@ -140,7 +145,7 @@ pub fn decide(principal: &Principal, intent: &Intent, circumstances: &Circumstan
         ),
         tool(principal, intent),
         approval(principal, intent),
-        target(principal, intent),
+        targets::refusal_of(principal, &intent.target),
         length(principal, intent),
         allowing(principal, intent),
         actions(principal, intent, circumstances),
@@ -151,12 +156,12 @@ pub fn decide(principal: &Principal, intent: &Intent, circumstances: &Circumstan
     }
 }
 
-fn refusal(code: RefusalCode, message: String) -> Option<Refusal> {
+pub(super) fn refusal(code: RefusalCode, message: String) -> Option<Refusal> {
     Some(Refusal { code, message })
 }
 
 /// The scope, as people name it.
-struct Scope<'a>(&'a Principal);
+pub(super) struct Scope<'a>(pub &'a Principal);
 
 impl fmt::Display for Scope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -215,83 +220,6 @@ fn approval(principal: &Principal, intent: &Intent) -> Option<Refusal> {
         format!(
             "{name} needs a person's approval in {}: ask one to apply it with kubectl",
             Scope(principal)
-        ),
-    )
-}
-
-fn target(principal: &Principal, intent: &Intent) -> Option<Refusal> {
-    match &intent.target {
-        Target::Unresolved => None,
-        Target::Written { name, by } => written(principal, name, by.as_deref()),
-        _ if principal.all_devices => None,
-        _ if principal.devices.is_empty() && principal.target_tags.is_empty() => refusal(
-            RefusalCode::NoTargets,
-            format!(
-                "{} names no device that it may act on: ask a person to give it targets",
-                Scope(principal)
-            ),
-        ),
-        Target::Fleet => refusal(
-            RefusalCode::OutsideTargets,
-            format!(
-                "{} may not act on every device: name devices of its targets, by id or by all the tags of its targets; a trust level, workloads or users alone choose from every device",
-                Scope(principal)
-            ),
-        ),
-        Target::Devices(devices) => outside(principal, devices),
-        Target::Tagged { tags, devices } => {
-            let narrow = |(name, value): (&String, &String)| tags.get(name) == Some(value);
-            let scope_tags = &principal.target_tags;
-            // A device that carries these tags carries the scope's as well.
-            if !scope_tags.is_empty() && scope_tags.iter().all(narrow) {
-                return outside(principal, devices);
-            }
-            refusal(
-                RefusalCode::OutsideTargets,
-                format!(
-                    "{} may not act on all devices with these tags: select by the tags of its \
-                     targets, or name devices by id",
-                    Scope(principal)
-                ),
-            )
-        }
-    }
-}
-
-fn written(principal: &Principal, name: &str, by: Option<&str>) -> Option<Refusal> {
-    if by == Some(&principal.user) {
-        return None;
-    }
-    let author = match by.map(|user| (user, stamps::scope_of_user(user))) {
-        Some((_, Some((tenant, agent)))) => format!("the agent {agent} of {tenant}"),
-        Some((user, None)) => user.to_owned(),
-        None => "a person or a GitOps controller".into(),
-    };
-    refusal(
-        RefusalCode::NotItsOwn,
-        format!(
-            "{name} was written by {author}, and an agent changes only what it wrote itself: ask \
-             them, or a person with kubectl"
-        ),
-    )
-}
-
-fn outside(principal: &Principal, devices: &BTreeSet<DeviceId>) -> Option<Refusal> {
-    let outside: Vec<&str> = devices
-        .iter()
-        .filter(|device| !principal.devices.contains(device))
-        .map(DeviceId::as_str)
-        .take(5)
-        .collect();
-    if outside.is_empty() {
-        return None;
-    }
-    refusal(
-        RefusalCode::OutsideTargets,
-        format!(
-            "{} may not act on {}: ask a person to do it or to widen its targets",
-            Scope(principal),
-            outside.join(", ")
         ),
     )
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::api::api_key_scope::Limits;
 use crate::api::stamps;
 
-/// A scope of one target device, `device(1)`.
+/// A scope of one target device, `device(1)`, and of the pods with `app: web`, of which `web-0` runs.
 pub fn principal(access: Access) -> Principal {
     Principal {
         tenant: "plant-a".into(),
@@ -15,6 +15,8 @@ pub fn principal(access: Access) -> Principal {
         devices: vec![device(1)],
         all_devices: false,
         target_tags: BTreeMap::new(),
+        pods: vec!["web-0".into()],
+        target_pods: Some(labelled(&[("app", "web")])),
         limits: Limits::default(),
         needs_approval: Vec::new(),
         expires_at: None,
@@ -23,6 +25,16 @@ pub fn principal(access: Access) -> Principal {
 
 pub fn device(number: u128) -> DeviceId {
     DeviceId::from_ulid(ulid::Ulid::from_parts(1, number))
+}
+
+fn labelled(labels: &[(&str, &str)]) -> LabelSelector {
+    let labels = labels
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    LabelSelector {
+        match_labels: Some(labels.collect()),
+        match_expressions: None,
+    }
 }
 
 fn quiet() -> Circumstances {
@@ -54,7 +66,7 @@ const ACCESS: [Access; 4] = [
     Access::Custom,
 ];
 
-fn targets() -> [Target; 7] {
+fn targets() -> [Target; 11] {
     let own = Target::Written {
         name: "isolate-x".into(),
         by: Some(stamps::agent_user("plant-a", "soc-bot")),
@@ -75,6 +87,10 @@ fn targets() -> [Target; 7] {
         own,
         other,
         persons,
+        Target::Pods(["web-0".to_owned()].into()),
+        Target::Workloads(labelled(&[("app", "web")])),
+        Target::Pods(["web-0".to_owned(), "db-0".to_owned()].into()),
+        Target::Workloads(labelled(&[("app", "web"), ("tier", "front")])),
     ]
 }
 
@@ -90,8 +106,8 @@ fn expected(access: Access, tool: Tool, target: usize) -> Option<RefusalCode> {
         return Some(RefusalCode::ToolNotInScope);
     }
     match target {
-        0 | 1 | 4 => None,
-        2 | 3 => Some(RefusalCode::OutsideTargets),
+        0 | 1 | 4 | 7 | 8 => None,
+        2 | 3 | 9 | 10 => Some(RefusalCode::OutsideTargets),
         _ => Some(RefusalCode::NotItsOwn),
     }
 }
@@ -119,7 +135,7 @@ fn every_access_meets_every_tool_and_every_target_as_the_table_says() {
             }
         }
     }
-    assert_eq!(cells, 4 * 13 * 7);
+    assert_eq!(cells, 4 * Tool::ALL.len() * 11);
 }
 
 #[test]
@@ -132,9 +148,49 @@ fn a_scope_of_every_device_acts_on_any_and_on_the_fleet_but_not_on_what_others_w
             target,
             ..Intent::of(Tool::IsolateDevice)
         };
-        let expected = (number >= 5).then_some(RefusalCode::NotItsOwn);
+        let expected = match number {
+            5 | 6 => Some(RefusalCode::NotItsOwn),
+            // Every device is no pod.
+            9 | 10 => Some(RefusalCode::OutsideTargets),
+            _ => None,
+        };
         assert_eq!(code(&scope, &intent), expected, "{intent:?}");
     }
+}
+
+#[test]
+fn a_scope_of_devices_alone_acts_on_no_pod_and_says_what_to_ask_for() {
+    let mut scope = principal(Access::Manage);
+    scope.all_devices = true;
+    scope.target_pods = None;
+    for target in &targets()[7..] {
+        let intent = Intent {
+            target: target.clone(),
+            ..Intent::of(Tool::IsolateWorkload)
+        };
+        assert_eq!(code(&scope, &intent), Some(RefusalCode::NoTargets));
+    }
+}
+
+#[test]
+fn a_selector_that_is_refused_says_which_one_is_not() {
+    let words = |scope: &Principal| {
+        let intent = Intent {
+            target: Target::Workloads(labelled(&[("app", "db")])),
+            ..Intent::of(Tool::IsolateWorkload)
+        };
+        match decide(scope, &intent, &quiet()) {
+            Decision::Allow => String::new(),
+            Decision::Refuse(refusal) => refusal.message,
+        }
+    };
+    let mut scope = principal(Access::Contain);
+    let labels = "give exactly the labels of its targets, app=web, or name pods";
+    assert!(words(&scope).contains(labels), "{}", words(&scope));
+    let selector = serde_json::json!({"matchExpressions": [{"key": "app", "operator": "Exists"}]});
+    scope.target_pods = serde_json::from_value(selector).ok();
+    let expressions = "chosen by matchExpressions, or name pods";
+    assert!(words(&scope).contains(expressions), "{}", words(&scope));
 }
 
 #[test]

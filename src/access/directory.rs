@@ -98,6 +98,13 @@ fn entry(key: &ObjectKey, spec: &ApiKeyScopeSpec, verdict: Option<&ScopeVerdict>
                 .filter_map(|targets| targets.devices.as_ref())
                 .flat_map(|devices| devices.tags.clone())
                 .collect(),
+            pods: verdict
+                .map(|verdict| verdict.pods.iter().cloned().collect())
+                .unwrap_or_default(),
+            target_pods: spec.targets.as_ref().and_then(|targets| {
+                let workloads = targets.workloads.as_ref()?;
+                Some(workloads.pod_selector.clone())
+            }),
             limits: spec.limits.clone(),
             needs_approval: approval.tools,
             expires_at: spec.expires_at,
@@ -165,6 +172,7 @@ mod tests {
                 uid: (*name).into(),
                 generation: 1,
                 written_by: None,
+                created: None,
                 spec: spec.clone(),
             };
             (named(name), resource)
@@ -220,6 +228,7 @@ mod tests {
             uid: "1".into(),
             generation: 1,
             written_by: None,
+            created: None,
             spec: spec(&["a"]),
         };
         let verdict = ScopeVerdict {

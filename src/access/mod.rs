@@ -10,6 +10,7 @@ pub mod directory;
 pub mod key;
 pub mod rates;
 pub mod span;
+mod targets;
 pub mod tool;
 
 pub use crate::local::types::Principal;

@@ -11,11 +11,14 @@ pub enum Tool {
     ListIsolations,
     ListPolicies,
     GetPolicy,
+    ListWorkloads,
     ExplainConnection,
     VerifyEnforcement,
     SearchAuditLog,
     IsolateDevice,
     ReleaseDevice,
+    IsolateWorkload,
+    ReleaseWorkload,
     BlockDestination,
     UnblockDestination,
     CreatePolicy,
@@ -36,17 +39,20 @@ pub enum Effect {
 }
 
 impl Tool {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::ListDevices,
         Self::GetDevice,
         Self::ListIsolations,
         Self::ListPolicies,
         Self::GetPolicy,
+        Self::ListWorkloads,
         Self::ExplainConnection,
         Self::VerifyEnforcement,
         Self::SearchAuditLog,
         Self::IsolateDevice,
         Self::ReleaseDevice,
+        Self::IsolateWorkload,
+        Self::ReleaseWorkload,
         Self::BlockDestination,
         Self::UnblockDestination,
         Self::CreatePolicy,
@@ -60,11 +66,14 @@ impl Tool {
             Self::ListIsolations => "list_isolations",
             Self::ListPolicies => "list_policies",
             Self::GetPolicy => "get_policy",
+            Self::ListWorkloads => "list_workloads",
             Self::ExplainConnection => "explain_connection",
             Self::VerifyEnforcement => "verify_enforcement",
             Self::SearchAuditLog => "search_audit_log",
             Self::IsolateDevice => "isolate_device",
             Self::ReleaseDevice => "release_device",
+            Self::IsolateWorkload => "isolate_workload",
+            Self::ReleaseWorkload => "release_workload",
             Self::BlockDestination => "block_destination",
             Self::UnblockDestination => "unblock_destination",
             Self::CreatePolicy => "create_policy",
@@ -83,11 +92,15 @@ impl Tool {
             | Self::ListIsolations
             | Self::ListPolicies
             | Self::GetPolicy
+            | Self::ListWorkloads
             | Self::ExplainConnection
             | Self::VerifyEnforcement
             | Self::SearchAuditLog => Effect::Read,
-            Self::IsolateDevice | Self::BlockDestination => Effect::Tighten,
-            Self::ReleaseDevice | Self::UnblockDestination | Self::DisablePolicy => Effect::Undo,
+            Self::IsolateDevice | Self::IsolateWorkload | Self::BlockDestination => Effect::Tighten,
+            Self::ReleaseDevice
+            | Self::ReleaseWorkload
+            | Self::UnblockDestination
+            | Self::DisablePolicy => Effect::Undo,
             Self::CreatePolicy => Effect::Write,
         }
     }
@@ -142,6 +155,7 @@ mod tests {
                 "list_devices",
                 "list_isolations",
                 "list_policies",
+                "list_workloads",
                 "search_audit_log",
                 "verify_enforcement",
             ]

@@ -1,4 +1,4 @@
-//! Notices from the kernel: that somebody changed the agent's table, and that the device's addresses
+//! Notices from the kernel: that somebody changed the agent's tables, and that the device's addresses
 //! changed. Only that something happened is taken from them; what it is, is then read.
 
 use std::io;
@@ -24,7 +24,8 @@ const GROUPS_ADDRESSES: [u32; 3] = [1, 5, 9];
 const NETLINK_HEADER: usize = 16;
 const NETFILTER_HEADER: usize = 4;
 const ATTRIBUTE_HEADER: usize = 4;
-const NFPROTO_INET: u8 = 1;
+/// Of the agent's tables: inet and bridge.
+const FAMILIES: [u8; 2] = [1, 7];
 /// Subsystem nftables, message NEWGEN: the end of a transaction.
 const NEW_GENERATION: u16 = (10 << 8) | 15;
 /// Addresses change several at a time, and settle.
@@ -151,7 +152,7 @@ impl Message<'_> {
             .map(|length| usize::from(u16::from_ne_bytes(*length)))
             .and_then(|length| attribute.get(ATTRIBUTE_HEADER..length))
             .map(|name| name.strip_suffix(&[0]).unwrap_or(name));
-        self.body[0] == NFPROTO_INET && name.is_none_or(|name| name == TABLE.as_bytes())
+        FAMILIES.contains(&self.body[0]) && name.is_none_or(|name| name == TABLE.as_bytes())
     }
 }
 
@@ -199,27 +200,25 @@ mod tests {
         bytes
     }
 
+    const INET: u8 = 1;
+
     #[test]
-    fn only_changes_of_our_table_count() {
+    fn only_changes_of_our_tables_count() {
         let touched = |bytes: &[u8]| messages(bytes).any(|m| m.touches_our_table());
         let rule = (10 << 8) | 6;
-        assert!(touched(&message(rule, 7, NFPROTO_INET, "seawall")));
-        assert!(!touched(&message(rule, 7, NFPROTO_INET, "seawall2")));
-        assert!(!touched(&message(rule, 7, NFPROTO_INET, "kube-proxy")));
+        assert!(touched(&message(rule, 7, INET, "seawall")));
+        assert!(touched(&message(rule, 7, 7, "seawall")));
+        assert!(!touched(&message(rule, 7, INET, "seawall2")));
+        assert!(!touched(&message(rule, 7, INET, "kube-proxy")));
         assert!(!touched(&message(rule, 7, 2, "seawall")));
-        assert!(!touched(&message(
-            NEW_GENERATION,
-            7,
-            NFPROTO_INET,
-            "seawall"
-        )));
+        assert!(!touched(&message(NEW_GENERATION, 7, INET, "seawall")));
     }
 
     #[test]
     fn a_message_behind_others_of_one_datagram_is_seen() {
         let rule = (10 << 8) | 6;
-        let mut bytes = message(rule, 7, NFPROTO_INET, "other");
-        bytes.extend(message(rule, 9, NFPROTO_INET, "seawall"));
+        let mut bytes = message(rule, 7, INET, "other");
+        bytes.extend(message(rule, 9, INET, "seawall"));
         let ports: Vec<u32> = messages(&bytes)
             .filter(Message::touches_our_table)
             .map(|m| m.port)
@@ -229,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_datagram_that_ends_early_ends_the_reading() {
-        let bytes = message(10 << 8, 7, NFPROTO_INET, "seawall");
+        let bytes = message(10 << 8, 7, INET, "seawall");
         for length in 0..bytes.len() {
             assert_eq!(messages(&bytes[..length]).count(), 0);
         }

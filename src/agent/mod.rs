@@ -4,11 +4,13 @@
 
 pub mod bundle;
 pub mod conntrack;
+mod datapath;
 mod drift;
 pub mod enforcer;
 mod enroll;
 mod facts;
 pub mod identity;
+mod interfaces;
 pub mod nft;
 pub mod node;
 mod operator_channel;

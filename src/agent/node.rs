@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use rcgen::KeyPair;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -175,10 +176,15 @@ impl Renewal {
     }
 }
 
-/// How long the certificate is good for; None when it is over, or can't be read.
+/// How long the certificate is good for; None when it is over, can't be read, or is of another key: a
+/// power cut came between the two files.
 fn left(credentials: &Credentials, now: jiff::Timestamp) -> Option<Duration> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(credentials.certificate.as_bytes()).ok()?;
     let certificate = pem.parse_x509().ok()?;
+    let key = KeyPair::from_pem(&credentials.key).ok()?;
+    if certificate.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
+        return None;
+    }
     let end = certificate.validity().not_after.timestamp();
     let seconds = end.checked_sub(now.as_second())?;
     u64::try_from(seconds).ok().map(Duration::from_secs)

@@ -7,11 +7,13 @@ use crate::domain::names::DeviceId;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn certificate(good_for: Duration) -> String {
+/// A certificate and its key.
+fn certificate(good_for: Duration) -> (String, String) {
     let mut params = CertificateParams::default();
     params.not_after = (SystemTime::now() + good_for).into();
     let key = KeyPair::generate().expect("a key");
-    params.self_signed(&key).expect("a certificate").pem()
+    let certificate = params.self_signed(&key).expect("a certificate");
+    (certificate.pem(), key.serialize_pem())
 }
 
 struct Published {
@@ -27,7 +29,7 @@ fn published() -> Published {
         token_file: root.path().join("token"),
         operator: root.path().to_owned(),
     };
-    let authority = certificate(100 * DAY);
+    let (authority, _) = certificate(100 * DAY);
     let published = Published {
         root,
         node,
@@ -45,12 +47,13 @@ impl Published {
     }
 
     fn renewal(&self, good_for: Duration) -> Renewal {
+        let (certificate, key) = certificate(good_for);
         Renewal {
             node: self.node.clone(),
             directory: StateDirectory::open(self.root.path()).expect("a directory"),
             credentials: Credentials {
-                certificate: certificate(good_for),
-                key: String::new(),
+                certificate,
+                key,
                 authority: self.authority.clone(),
             },
             unknown: Arc::default(),
@@ -95,10 +98,13 @@ fn a_certificate_is_renewed_long_before_it_ends_and_when_the_authority_is_anothe
     let now = jiff::Timestamp::now();
     assert!(!published.renewal(365 * DAY).is_due(now));
     assert!(published.renewal(100 * DAY).is_due(now));
+    let mut torn = published.renewal(365 * DAY);
+    torn.credentials.key = certificate(DAY).1;
+    assert!(torn.is_due(now), "of another key");
     let renewal = published.renewal(365 * DAY);
     let later = now + jiff::SignedDuration::from_hours(24 * 366);
     assert!(renewal.is_due(later), "it is over");
-    published.write(AUTHORITY, &certificate(DAY));
+    published.write(AUTHORITY, &certificate(DAY).0);
     assert!(renewal.is_due(now), "another authority");
     std::fs::remove_file(published.root.path().join(AUTHORITY)).expect("removed");
     assert!(!renewal.is_due(now), "nothing is known of another");

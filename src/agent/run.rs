@@ -68,34 +68,8 @@ async fn live(
 
     // Before the rules, so that no change after them is missed.
     let table_watch = TableWatch::begin()?;
-    let verifier = Verifier {
-        device: identity.device.clone(),
-        keys: identity.verifying_keys()?,
-    };
-    let situation = Situation {
-        uid,
-        pinned: identity.pinned(),
-        ..Situation::default()
-    };
     let writers = nft.writers();
-    let mut enforcer = Enforcer::new(
-        nft,
-        verifier,
-        situation,
-        directory.clone(),
-        options.steps.clone(),
-    );
-    enforcer.start().await?;
-    tracing::info!(
-        device = %identity.device,
-        tenant = identity.tenant,
-        isolated = enforcer.is_isolated(),
-        "the agent runs; {}",
-        match enforcer.applied() {
-            Some(_) => "what it was last told is in force",
-            None => "nothing is in force yet",
-        }
-    );
+    let enforcer = enforce(&identity, nft, directory.clone(), options.steps.clone()).await?;
 
     let (tampered_found, tampered) = mpsc::channel(TAMPERING);
     let (facts_known, facts_seen) = watch::channel(facts::gather());
@@ -135,6 +109,37 @@ async fn live(
     drop(handle);
     join_all(tasks, stop).await?;
     Ok(renewed.load(Ordering::Relaxed))
+}
+
+/// Brings about what is on disk.
+async fn enforce(
+    identity: &Identity,
+    nft: Nft,
+    directory: StateDirectory,
+    steps: Steps,
+) -> anyhow::Result<Enforcer> {
+    let verifier = Verifier {
+        device: identity.device.clone(),
+        keys: identity.verifying_keys()?,
+    };
+    let situation = Situation {
+        uid: nix::unistd::geteuid().as_raw(),
+        pinned: identity.pinned(),
+        ..Situation::default()
+    };
+    let mut enforcer = Enforcer::new(nft, verifier, situation, directory, steps);
+    enforcer.start().await?;
+    tracing::info!(
+        device = %identity.device,
+        tenant = identity.tenant,
+        isolated = enforcer.is_isolated(),
+        "the agent runs; {}",
+        match enforcer.applied() {
+            Some(_) => "what it was last told is in force",
+            None => "nothing is in force yet",
+        }
+    );
+    Ok(enforcer)
 }
 
 async fn join_all(

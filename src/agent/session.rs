@@ -20,6 +20,7 @@ use super::operator_channel::{connect, innermost};
 use super::status::StatusFile;
 use super::words::printable;
 use crate::backoff::Backoff;
+use crate::domain::applied::Datapath;
 use crate::fleet::proto::fleet_client::FleetClient;
 use crate::fleet::proto::{
     self, Ack, AgentMessage, Applied, Facts, Heartbeat, Hello, OperatorMessage, Refused,
@@ -154,6 +155,7 @@ impl Session {
                     let beat = Heartbeat {
                         applied: beat.applied.as_ref().map(|position| self.applied(position)),
                         counts: beat.counts,
+                        datapath: datapath(beat.datapath).into(),
                     };
                     outgoing.send(agent_message::Message::Heartbeat(beat)).await?;
                 }
@@ -298,6 +300,14 @@ fn applied(position: &Position, accounts: &Suspended) -> Applied {
         state_hash: position.state_hash.clone(),
         suspended_accounts: accounts.dropped.keys().cloned().collect(),
         spared_accounts: accounts.spared.iter().cloned().collect(),
+    }
+}
+
+fn datapath(found: Datapath) -> proto::Datapath {
+    match found {
+        Datapath::Unknown => proto::Datapath::Unknown,
+        Datapath::Passes => proto::Datapath::Passes,
+        Datapath::Bypasses => proto::Datapath::Bypasses,
     }
 }
 

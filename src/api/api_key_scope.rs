@@ -177,4 +177,8 @@ pub struct ApiKeyScopeStatus {
 pub struct ResolvedTargets {
     #[schemars(length(max = 20000), inner(length(max = 30)))]
     pub devices: Vec<String>,
+    /// Names of pods of the scope's namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5000), inner(length(max = 253)))]
+    pub pods: Vec<String>,
 }

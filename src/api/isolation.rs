@@ -242,6 +242,10 @@ pub struct WorkloadCoverage {
     pub not_enforceable: i32,
     /// `programmed/matched`, for `kubectl get`.
     pub summary: String,
+    /// The longest that one of the pods ran before it was cut off, in seconds, of pods that came after the
+    /// isolation; absent while none was seen to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_gap_seconds: Option<i32>,
 }
 
 /// The devices on which a user's accounts are suspended.

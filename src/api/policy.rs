@@ -296,4 +296,8 @@ pub struct Coverage {
     pub not_enforceable: i32,
     /// `programmed/matched`, for `kubectl get`.
     pub summary: String,
+    /// The longest that one of its pods ran before the agent of its node had read the rules back, in seconds,
+    /// of pods that came after this generation; absent while none was seen to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_gap_seconds: Option<i32>,
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
 use super::enforcement::{DeviceState, Source, SuspendedUsers};
@@ -69,6 +69,8 @@ pub struct DeviceApplied {
     pub connections_cut: BTreeMap<String, u64>,
     /// The wards of the state that it last read back, by `namespace/pod`.
     pub wards: Arc<BTreeMap<String, WardApplied>>,
+    /// When each of them came under its rules at the addresses that it has, where that was seen.
+    pub covered_at: Arc<BTreeMap<String, Timestamp>>,
     /// Packets that its rules met, to and from the wards of each group, since they were loaded.
     pub seen: BTreeMap<String, u64>,
     pub datapath: Datapath,
@@ -92,6 +94,13 @@ impl DeviceApplied {
             ward.addresses.is_subset(&applied.addresses)
                 && sources.any(|source| source.uid == uid && source.generation == generation)
         })
+    }
+
+    /// For how long the ward ran before the rules were there, where that was seen.
+    pub fn gap(&self, pod: &ObjectKey, ward: &Ward) -> Option<SignedDuration> {
+        let covered = self.covered_at.get(&pod.to_string())?;
+        let gap = covered.duration_since(ward.started?);
+        Some(gap.max(SignedDuration::ZERO))
     }
 
     /// Whether its rules met packets to or from the ward.

@@ -15,6 +15,13 @@ pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
         && required.all(|requirement| meets(requirement, labels))
 }
 
+/// Whether the two are written alike, but for what is empty and what is left out.
+pub fn are_alike(one: &LabelSelector, other: &LabelSelector) -> bool {
+    let labels = |it: &LabelSelector| it.match_labels.clone().unwrap_or_default();
+    let expressions = |it: &LabelSelector| it.match_expressions.clone().unwrap_or_default();
+    labels(one) == labels(other) && expressions(one) == expressions(other)
+}
+
 fn meets(requirement: &LabelSelectorRequirement, labels: &Labels) -> bool {
     let value = labels.get(&requirement.key);
     let among = || {
@@ -61,6 +68,23 @@ mod tests {
         assert_eq!(chooses(json!({"matchLabels": {"app": "web"}})), ["web"]);
         let both = json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]});
         assert_eq!(chooses(both), [""; 0]);
+    }
+
+    #[test]
+    fn selectors_are_alike_when_they_say_the_same_labels_and_expressions() {
+        let selector =
+            |value: Value| -> LabelSelector { serde_json::from_value(value).expect("a selector") };
+        let web = selector(json!({"matchLabels": {"app": "web"}}));
+        let also = selector(json!({"matchLabels": {"app": "web"}, "matchExpressions": []}));
+        assert!(are_alike(&web, &also));
+        for other in [
+            json!({"matchLabels": {"app": "web", "tier": "front"}}),
+            json!({"matchLabels": {"app": "db"}}),
+            json!({}),
+            expression("In", &["web"]),
+        ] {
+            assert!(!are_alike(&web, &selector(other)));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::api::Access;
 
 /// `create_policy` and `disable_policy` need `Contain` alone: what they may write is decided by the kind of
 /// access when they are called, and by the API server.
-const TOOLS: [(&str, Access); 14] = [
+const TOOLS: [(&str, Access); 17] = [
     ("block_destination", Access::Contain),
     ("create_policy", Access::Contain),
     ("disable_policy", Access::Contain),
@@ -13,10 +13,13 @@ const TOOLS: [(&str, Access); 14] = [
     ("get_device", Access::Investigate),
     ("get_policy", Access::Investigate),
     ("isolate_device", Access::Contain),
+    ("isolate_workload", Access::Contain),
     ("list_devices", Access::Investigate),
     ("list_isolations", Access::Investigate),
     ("list_policies", Access::Investigate),
+    ("list_workloads", Access::Investigate),
     ("release_device", Access::Contain),
+    ("release_workload", Access::Contain),
     ("search_audit_log", Access::Investigate),
     ("unblock_destination", Access::Contain),
     ("verify_enforcement", Access::Investigate),
@@ -54,7 +57,7 @@ mod tests {
     #[test]
     fn investigate_has_the_reads_and_contain_all_of_them_too() {
         let reads = offered(Access::Investigate, &[]);
-        assert_eq!(reads.len(), 8);
+        assert_eq!(reads.len(), 9);
         assert!(!reads.contains(&"isolate_device"));
         assert_eq!(offered(Access::Contain, &[]), names());
         assert_eq!(offered(Access::Manage, &[]), names());

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use jiff::Timestamp;
+
 use super::names::{DeviceId, ObjectKey};
 use crate::api::Access;
 
@@ -79,6 +81,8 @@ pub struct Ward {
     /// The device that is its node.
     pub device: DeviceId,
     pub addresses: BTreeSet<IpAddr>,
+    /// When its first container was started, if that was after the resource was made.
+    pub started: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -156,6 +160,8 @@ pub struct ScopeVerdict {
     /// Devices that it may act on now.
     pub devices: BTreeSet<DeviceId>,
     pub all_devices: bool,
+    /// Names of the pods of its namespace that it may act on now.
+    pub pods: BTreeSet<String>,
     /// Ids that it names and no enrolled device has.
     pub unknown: BTreeSet<String>,
     /// The fixed role that it is bound to; none for a scope that is not accepted.

@@ -59,6 +59,9 @@ pub struct Resource<Spec> {
     /// The Kubernetes user that an agent's stamp names.
     #[serde(default)]
     pub written_by: Option<String>,
+    /// By the API server's clock.
+    #[serde(default)]
+    pub created: Option<Timestamp>,
     pub spec: Spec,
 }
 

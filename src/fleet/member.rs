@@ -17,7 +17,7 @@ use super::outbox::Outbox;
 use super::proto;
 use super::records::{AppliedState, DeviceRecord, DeviceStanding};
 use crate::domain::applied::{Accounts, Datapath, DeviceApplied, WardApplied};
-use crate::domain::enforcement::{DeviceState, Source, SourceKind, WARDS};
+use crate::domain::enforcement::{DeviceState, Source, SourceKind};
 use crate::local::types::RuleCount;
 
 /// States that were sent and may still be acknowledged.
@@ -120,11 +120,15 @@ pub struct Member {
     sent: VecDeque<Arc<Desired>>,
     /// The state behind `record.standing.applied`, where it is known.
     pub(super) in_force: Option<Arc<Desired>>,
+    /// When each ward came under the rules, where that was seen.
+    covered_at: Arc<BTreeMap<String, Timestamp>>,
     refused: Option<String>,
     /// What it last said of the accounts of suspended users, since this operator started.
     accounts: Accounts,
     pub deliveries: Deliveries,
     pub counts: Vec<RuleCount>,
+    /// As its last heartbeat said.
+    pub datapath: Datapath,
     /// How often the audit log hears of what this device says of itself.
     tellings: Allowance,
     /// The store does not have this standing yet.
@@ -145,10 +149,12 @@ impl Member {
             signed: None,
             sent: VecDeque::new(),
             in_force: None,
+            covered_at: Arc::default(),
             refused: None,
             accounts: Accounts::default(),
             deliveries: Deliveries::default(),
             counts: Vec::new(),
+            datapath: Datapath::default(),
             tellings: Allowance::new(TELLINGS.0, TELLINGS.1, Instant::now()),
             unsaved: false,
         }
@@ -258,7 +264,9 @@ impl Member {
     /// The device acknowledged a state. The connections that it cut belong to the Isolations that came
     /// with that state; where several did, each is told the number of the one transaction.
     pub fn acknowledged(&mut self, applied: &proto::Applied, cut: u32, at: Timestamp) {
+        let before = self.in_force.clone();
         self.note_applied(applied, cut, at);
+        self.note_covered(before.as_deref(), at);
         self.refused = None;
         if let Some(session) = &mut self.session
             && let Some(promise) = &session.promised
@@ -325,6 +333,27 @@ impl Member {
             at,
             isolations,
         });
+    }
+
+    /// Takes note of wards that are new since the state before, which has to be known for that.
+    fn note_covered(&mut self, before: Option<&Desired>, at: Timestamp) {
+        let (Some(before), Some(now)) = (before, &self.in_force) else {
+            return;
+        };
+        if before.wards == now.wards {
+            return;
+        }
+        let addresses = |state: &Desired, ward: &String| {
+            let applied = state.wards.get(ward);
+            applied.map(|applied| applied.addresses.clone())
+        };
+        let known = &self.covered_at;
+        let covered = now.wards.keys().filter_map(|ward| {
+            let same = addresses(before, ward) == addresses(now, ward);
+            let at = if same { *known.get(ward)? } else { at };
+            Some((ward.clone(), at))
+        });
+        self.covered_at = Arc::new(covered.collect());
     }
 
     /// The state with this hash, if it is one that was wanted or sent.
@@ -394,21 +423,11 @@ impl Member {
             wards: in_force
                 .map(|state| Arc::clone(&state.wards))
                 .unwrap_or_default(),
+            covered_at: Arc::clone(&self.covered_at),
             seen: self.seen(),
-            datapath: Datapath::Unknown,
+            datapath: self.datapath,
             accounts: self.accounts(),
         }
-    }
-
-    /// What its rules met of each group of wards.
-    fn seen(&self) -> BTreeMap<String, u64> {
-        let counts = self.counts.iter();
-        counts
-            .filter_map(|count| {
-                let group = count.rule.strip_prefix(WARDS)?;
-                Some((group.to_owned(), count.packets))
-            })
-            .collect()
     }
 }
 
@@ -433,4 +452,4 @@ impl Retry {
 
 #[cfg(test)]
 #[path = "member_tests.rs"]
-mod tests;
+pub(super) mod tests;

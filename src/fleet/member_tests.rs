@@ -6,7 +6,7 @@ use crate::domain::enforcement::Source;
 use crate::domain::names::DeviceId;
 use crate::fleet::claims::MOST_CLAIMS;
 
-fn member() -> Member {
+pub fn member() -> Member {
     Member::new(DeviceRecord {
         id: DeviceId::from_ulid(ulid::Ulid::from_parts(0, 1)),
         tenant: "acme".to_owned(),

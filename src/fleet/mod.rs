@@ -30,6 +30,7 @@ mod reports;
 mod roster;
 mod server;
 mod session;
+mod sightings;
 pub mod tables;
 mod tls;
 mod views;

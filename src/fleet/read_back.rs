@@ -83,6 +83,7 @@ impl Fleet {
         let member = roster.members.get(device);
         let connected = member.is_some_and(|member| member.is_connected());
         let desired = member.and_then(|member| member.desired.as_ref());
+        let kernel = answer.as_ref().ok().map(|read_back| read_back.matches);
         let (matches, detail, counts) = match &answer {
             Err(why) => (false, (*why).to_owned(), Vec::new()),
             Ok(read_back) => {
@@ -108,6 +109,7 @@ impl Fleet {
             device: device.clone(),
             connected,
             matches,
+            kernel,
             detail,
             counts,
         }

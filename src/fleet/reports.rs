@@ -12,6 +12,7 @@ use super::delivery::OnDevice;
 use super::outbox::Outbox;
 use super::witness::Happening;
 use super::{Fleet, clean, proto, records};
+use crate::domain::applied::Datapath;
 use crate::domain::names::DeviceId;
 use crate::local::types::RuleCount;
 
@@ -27,6 +28,14 @@ pub(super) fn counts(hostile: &[proto::RuleCount]) -> Vec<RuleCount> {
             observing: count.observing,
         })
         .collect()
+}
+
+fn datapath(said: proto::Datapath) -> Datapath {
+    match said {
+        proto::Datapath::Unknown => Datapath::Unknown,
+        proto::Datapath::Passes => Datapath::Passes,
+        proto::Datapath::Bypasses => Datapath::Bypasses,
+    }
 }
 
 fn over() -> Status {
@@ -172,8 +181,9 @@ impl Fleet {
     ) -> Result<(), Status> {
         let mut roster = self.roster();
         let member = roster.in_session(device, session).ok_or_else(over)?;
-        member.counts = counts(&heartbeat.counts);
-        let news = member.reported(heartbeat.applied.as_ref(), records::now());
+        let datapath = datapath(heartbeat.datapath());
+        let mut news = member.saw(counts(&heartbeat.counts), datapath);
+        news |= member.reported(heartbeat.applied.as_ref(), records::now());
         member.retry_if_due(Instant::now());
         drop(roster);
         if news {

@@ -9,9 +9,10 @@ use reqwest::RequestBuilder;
 use serde::de::DeserializeOwned;
 
 use super::Kind;
+use super::pods::WorkloadView;
 use super::types::{
-    AgentRecord, Appended, AuditPage, AuditQuery, Authenticate, DeviceView, Preview, Previewed,
-    Principal, Problem, Ready, SettledQuery, Standing, VerifyReport, VerifyRequest,
+    AgentRecord, Appended, AuditPage, AuditQuery, Authenticate, DeviceView, HeldIsolation, Preview,
+    Previewed, Principal, Problem, Ready, SettledQuery, Standing, VerifyReport, VerifyRequest,
 };
 use crate::domain::explain::{Explanation, Question};
 use crate::domain::names::{DeviceId, ObjectKey};
@@ -107,11 +108,20 @@ impl Client {
     pub async fn verify(
         &self,
         tenant: &str,
-        devices: Vec<DeviceId>,
+        request: &VerifyRequest,
     ) -> Result<VerifyReport, Problem> {
         let path = url(&["tenants", tenant, "verify"]);
-        let request = self.http.post(path).json(&VerifyRequest { devices });
-        self.ask(request, FLEET).await
+        self.ask(self.http.post(path).json(request), FLEET).await
+    }
+
+    pub async fn held(&self, tenant: &str) -> Result<Vec<HeldIsolation>, Problem> {
+        let path = url(&["tenants", tenant, "held"]);
+        self.ask(self.http.get(path), QUICK).await
+    }
+
+    pub async fn workloads(&self, tenant: &str) -> Result<Vec<WorkloadView>, Problem> {
+        let path = url(&["tenants", tenant, "workloads"]);
+        self.ask(self.http.get(path), DISK).await
     }
 
     async fn ask<T: DeserializeOwned>(

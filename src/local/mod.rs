@@ -1,8 +1,9 @@
 //! The operator's API on a Unix socket, for the sidecar alone: who a key belongs to, the audit log,
-//! and what devices say. [`types`] is what goes over it, [`router`] serves it, [`client`] asks it,
+//! and what devices say. [`types`] and [`pods`] are what goes over it, [`router`] serves it, [`client`] asks it,
 //! [`socket`] is where it listens. What it answers from is the operator's: it fills [`Sources`].
 
 pub mod client;
+pub mod pods;
 pub mod router;
 pub mod socket;
 pub mod types;
@@ -13,10 +14,11 @@ use async_trait::async_trait;
 
 use crate::access::Directory;
 use crate::domain::explain::{Explanation, Question};
-use crate::domain::names::{DeviceId, ObjectKey};
+use crate::domain::names::ObjectKey;
+use pods::WorkloadView;
 use types::{
-    AgentRecord, Appended, AuditPage, AuditQuery, DeviceView, Preview, Previewed, Problem,
-    SettledQuery, Standing, VerifyReport,
+    AgentRecord, Appended, AuditPage, AuditQuery, DeviceView, HeldIsolation, Preview, Previewed,
+    Problem, SettledQuery, Standing, VerifyReport, VerifyRequest,
 };
 
 /// What the local API answers from.
@@ -68,8 +70,14 @@ pub trait Standings: Send + Sync {
     /// Who reaches whom, and what decides it, as far as the question's tenant sees it.
     async fn explain(&self, question: Question) -> Result<Explanation, Problem>;
 
-    /// Has these devices read back now; none named means all of the tenant that are connected.
-    async fn verify(&self, tenant: &str, devices: &[DeviceId]) -> Result<VerifyReport, Problem>;
+    /// Has devices read back now, for themselves and for pods of the tenant.
+    async fn verify(&self, tenant: &str, request: &VerifyRequest) -> Result<VerifyReport, Problem>;
+
+    /// Isolations of the tenant that were deleted and are held in force, ordered by name.
+    fn held(&self, tenant: &str) -> Result<Vec<HeldIsolation>, Problem>;
+
+    /// The pods of the tenant, ordered by name.
+    async fn workloads(&self, tenant: &str) -> Result<Vec<WorkloadView>, Problem>;
 }
 
 /// The audit log.

@@ -11,14 +11,15 @@ use axum::{Json, Router};
 use jiff::Timestamp;
 use tower_http::timeout::TimeoutLayer;
 
+use super::pods::WorkloadView;
 use super::types::{
-    AgentRecord, Appended, AuditPage, AuditQuery, Authenticate, DeviceView, NOT_FOUND, Preview,
-    Previewed, Principal, Problem, Ready, SettledQuery, Standing, UNAVAILABLE, VerifyReport,
-    VerifyRequest,
+    AgentRecord, Appended, AuditPage, AuditQuery, Authenticate, DeviceView, HeldIsolation,
+    NOT_FOUND, Preview, Previewed, Principal, Problem, Ready, SettledQuery, Standing, UNAVAILABLE,
+    VerifyReport, VerifyRequest,
 };
 use super::{Kind, Sources};
 use crate::domain::explain::{Explanation, Question};
-use crate::domain::names::{DeviceId, ObjectKey};
+use crate::domain::names::ObjectKey;
 
 /// Longer than any wait that a request may ask for.
 const LONGEST: Duration = Duration::from_secs(35);
@@ -44,6 +45,8 @@ pub fn router(sources: Sources) -> Router {
             "/v1/tenants/{tenant}/policies/{name}/settled",
             get(policy_settled),
         )
+        .route("/v1/tenants/{tenant}/held", get(held))
+        .route("/v1/tenants/{tenant}/workloads", get(workloads))
         .route("/v1/tenants/{tenant}/preview", post(preview))
         .route("/v1/tenants/{tenant}/explain", post(explain))
         .route("/v1/tenants/{tenant}/verify", post(verify))
@@ -189,7 +192,21 @@ async fn verify(
     Path(tenant): Path<String>,
     Json(request): Json<VerifyRequest>,
 ) -> Answer<VerifyReport> {
-    let devices: Vec<DeviceId> = request.devices;
-    let report = sources.enforcement.verify(&tenant, &devices).await?;
+    let report = sources.enforcement.verify(&tenant, &request).await?;
     Ok(Json(report))
+}
+
+async fn held(
+    State(sources): State<Sources>,
+    Path(tenant): Path<String>,
+) -> Answer<Vec<HeldIsolation>> {
+    sources.enforcement.held(&tenant).map(Json)
+}
+
+async fn workloads(
+    State(sources): State<Sources>,
+    Path(tenant): Path<String>,
+) -> Answer<Vec<WorkloadView>> {
+    let workloads = sources.enforcement.workloads(&tenant).await?;
+    Ok(Json(workloads))
 }

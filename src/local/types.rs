@@ -10,6 +10,8 @@
 //! | `GET /v1/tenants/{tenant}/devices/{id}` | [`DeviceView`], or [`Problem`] with 404 |
 //! | `GET /v1/tenants/{tenant}/isolations/{name}/settled?…` [`SettledQuery`] | [`Standing`] as soon as every connected point has read it back (or has it no more), or as it is after the timeout |
 //! | `GET /v1/tenants/{tenant}/policies/{name}/settled?…` | the same for a Policy |
+//! | `GET /v1/tenants/{tenant}/held` | [`Vec<HeldIsolation>`] |
+//! | `GET /v1/tenants/{tenant}/workloads` | [`Vec<WorkloadView>`](super::pods::WorkloadView) |
 //! | `POST /v1/tenants/{tenant}/preview` [`Preview`] | [`Previewed`]: what compile would think of it, nothing written |
 //! | `POST /v1/tenants/{tenant}/explain` [`Question`](crate::domain::explain::Question) | [`Explanation`](crate::domain::explain::Explanation), as far as the tenant sees it |
 //! | `POST /v1/tenants/{tenant}/verify` [`VerifyRequest`] | [`VerifyReport`], read back from each device now |
@@ -20,8 +22,10 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::{Deserialize, Serialize};
 
+use super::pods::{PodReadBack, PodsStanding};
 use crate::api::api_key_scope::Limits;
 use crate::api::{Access, IsolationSpec, PolicySpec, TrustLevel};
 use crate::domain::names::DeviceId;
@@ -57,6 +61,12 @@ pub struct Principal {
     /// The tags by which the scope chooses devices; what carries them all is a target.
     #[serde(default)]
     pub target_tags: BTreeMap<String, String>,
+    /// Names of the pods that may be acted on, resolved.
+    #[serde(default)]
+    pub pods: Vec<String>,
+    /// The selector by which the scope chooses pods; none for a scope that acts on none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_pods: Option<LabelSelector>,
     #[serde(default)]
     pub limits: Limits,
     /// Tools whose calls need a person's approval.
@@ -275,6 +285,16 @@ pub struct Held {
     pub hold: String,
 }
 
+/// The same, with what it isolates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldIsolation {
+    #[serde(flatten)]
+    pub held: Held,
+    /// Such as `device/dev_…` or `workload/web-0`.
+    pub target: String,
+}
+
 /// Waits until a resource stands as it should, at most so long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -318,6 +338,9 @@ pub struct Previewed {
     pub message: String,
     /// Devices that would have rules of it: for an Isolation the target and its peers.
     pub devices: usize,
+    /// For an Isolation of pods: how they would stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<PodsStanding>,
 }
 
 /// Where one resource stands. For one that is gone, the points are those that had it, and
@@ -346,6 +369,9 @@ pub struct Standing {
     /// For an Isolation that is gone: others of the same target, by name.
     #[serde(default)]
     pub still_isolated_by: Vec<String>,
+    /// For an Isolation of pods that is not gone: how they stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<PodsStanding>,
     /// For an Isolation that came into force lately: how.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moments: Option<Moments>,
@@ -384,15 +410,21 @@ pub struct DeviceSteps {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyRequest {
-    /// Devices to ask; empty means all of the tenant that are connected.
+    /// Devices to ask.
     #[serde(default)]
     pub devices: Vec<DeviceId>,
+    /// Names of pods whose nodes' agents to ask. Where neither is given, all of the tenant's devices that
+    /// are connected are asked, and for all of its pods that something is in force for.
+    #[serde(default)]
+    pub pods: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyReport {
     pub devices: Vec<DeviceReadBack>,
+    #[serde(default)]
+    pub pods: Vec<PodReadBack>,
 }
 
 /// One device's answer to being asked now.
@@ -403,6 +435,9 @@ pub struct DeviceReadBack {
     pub connected: bool,
     /// The kernel holds what the agent says, and the agent says what the operator wants.
     pub matches: bool,
+    /// Of that the first alone; none when it did not answer.
+    #[serde(default)]
+    pub kernel: Option<bool>,
     pub detail: String,
     pub counts: Vec<RuleCount>,
 }

@@ -102,10 +102,19 @@ pub fn is_own<K: Resource>(principal: &Principal, object: &K) -> bool {
 /// Who wrote it, for people: the agent's name, or that it was none.
 pub fn author<K: Resource>(object: &K) -> String {
     match written_by(object).map(|user| (user, stamps::scope_of_user(user))) {
-        Some((_, Some((_, agent)))) => format!("agent {agent}"),
+        Some((_, Some((_, agent)))) => in_words(agent),
         Some((user, None)) => user.to_owned(),
         None => "a person or GitOps".into(),
     }
+}
+
+/// This agent, as [`author`] calls it.
+pub fn agent_name(principal: &Principal) -> String {
+    in_words(&principal.agent)
+}
+
+fn in_words(agent: &str) -> String {
+    format!("agent {agent}")
 }
 
 /// The object, for the audit log. A dry run's has a uid that nothing has.
@@ -175,13 +184,35 @@ pub fn isolation_name(user: &str, device: &DeviceId) -> String {
     format!("isolate-{}-{}", device.in_resource_name(), digest(&[user]))
 }
 
+/// The one Isolation of a pod that an agent writes.
+pub fn pod_isolation_name(user: &str, pod: &str) -> String {
+    let readable = in_a_label(pod);
+    let readable = readable[..readable.len().min(MOST_READABLE)].trim_end_matches('-');
+    format!("isolate-pod-{readable}-{}", digest(&[user, "pod", pod]))
+}
+
+/// The one Isolation of the pods with these labels that an agent writes.
+pub fn pods_isolation_name(user: &str, labels: &BTreeMap<String, String>) -> String {
+    let mut parts = vec![user.to_owned(), "labels".to_owned()];
+    parts.extend(labels.iter().map(|(name, value)| format!("{name}={value}")));
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    format!("isolate-pods-{}", digest(&parts))
+}
+
+/// Of a pod's name in the name of its Isolation.
+const MOST_READABLE: usize = 40;
+
+fn in_a_label(text: &str) -> String {
+    let allowed = |c: char| match c.is_ascii_alphanumeric() {
+        true => c,
+        false => '-',
+    };
+    text.chars().map(allowed).collect()
+}
+
 /// The one Policy by which an agent blocks a network for these devices; none means the fleet.
 pub fn block_name(user: &str, network: &IpNet, devices: &BTreeSet<DeviceId>) -> String {
-    let readable: String = network
-        .to_string()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect();
+    let readable = in_a_label(&network.to_string());
     let network = network.to_string();
     let mut parts = vec![user, &network];
     parts.extend(devices.iter().map(DeviceId::as_str));
@@ -234,6 +265,18 @@ mod tests {
             }
         }
         assert_eq!(names.len(), 16);
+        let long = "a".repeat(39) + ".b-" + &"c".repeat(200);
+        for user in ["a", "b"] {
+            for pod in ["web-0", "web.0", &long] {
+                names.insert(pod_isolation_name(user, pod));
+            }
+            for labels in [&[("app", "web")][..], &[("app", "web"), ("tier", "front")]] {
+                let owned = |(n, v): &(&str, &str)| ((*n).to_owned(), (*v).to_owned());
+                let labels = labels.iter().map(owned).collect();
+                names.insert(pods_isolation_name(user, &labels));
+            }
+        }
+        assert_eq!(names.len(), 16 + 10);
         for name in names {
             assert!(is_label(&name), "{name}");
         }

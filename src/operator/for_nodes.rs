@@ -37,7 +37,7 @@ pub struct ForNodes {
     pub namespace: String,
     /// PEM.
     pub authority: String,
-    /// This pod's own address; an agent in its node's network reaches it as it is.
+    /// This pod's own address.
     pub own: Option<SocketAddr>,
     /// Where other devices reach the operator.
     pub advertised: Vec<SocketAddr>,
@@ -99,8 +99,8 @@ impl ForNodes {
     }
 }
 
-/// The pod first: its address is what an isolated node's rules keep open, whatever a Service makes of it.
-/// The Service outlives the pod.
+/// The Service first, which outlives the pod. The pod too: an isolated node's rules keep these addresses
+/// open, and what they see of a packet to the Service is that it goes to the pod.
 fn addresses(
     own: Option<SocketAddr>,
     service: Option<&Service>,
@@ -116,11 +116,8 @@ fn addresses(
     let ips = ips.into_iter().flatten().filter_map(|ip| ip.parse().ok());
     let of_service = ips.filter_map(|ip| Some(SocketAddr::new(ip, port?)));
     let mut all: Vec<String> = Vec::new();
-    for address in own
-        .into_iter()
-        .chain(of_service)
-        .chain(advertised.iter().copied())
-    {
+    let advertised = advertised.iter().copied();
+    for address in of_service.chain(own).chain(advertised) {
         let address = address.to_string();
         if !all.contains(&address) {
             all.push(address);
@@ -134,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nodes_are_told_of_the_pod_then_of_the_service_then_of_what_devices_are_told() {
+    fn nodes_are_told_of_the_service_then_of_the_pod_then_of_what_devices_are_told() {
         let service: Service = serde_json::from_value(json!({"spec": {
             "clusterIPs": ["10.96.3.4", "fd00:96::4", "None"],
             "ports": [{"name": "other", "port": 1}, {"name": "fleet", "port": 8443}],
@@ -143,9 +140,9 @@ mod tests {
         let own = "10.244.1.9:8443".parse().ok();
         let advertised = ["192.0.2.10:8443", "10.96.3.4:8443"].map(|at| at.parse().expect("one"));
         let expected = [
-            "10.244.1.9:8443",
             "10.96.3.4:8443",
             "[fd00:96::4]:8443",
+            "10.244.1.9:8443",
             "192.0.2.10:8443",
         ];
         assert_eq!(addresses(own, Some(&service), &advertised), expected);

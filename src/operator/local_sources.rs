@@ -14,19 +14,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::moments;
 use super::standings::{Assessed, Moment};
+use super::wards_read_back::Wards;
+use super::{moments, pods, preview};
 use crate::access::Directory;
+use crate::domain::applied::Applied;
 use crate::domain::compile::compile;
 use crate::domain::explain::{Explanation, Known, Question, Unanswerable, explain};
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::Acceptance;
-use crate::domain::world::{Resource, World};
+use crate::domain::world::World;
 use crate::fleet::Fleet;
+use crate::local::pods::WorkloadView;
 use crate::local::router::NOT_SYNCED;
 use crate::local::types::{
-    DeviceView, Held, INVALID, Preview, Previewed, Problem, SettledQuery, Standing, Unwritten,
-    VerifyReport,
+    DeviceView, Held, HeldIsolation, INVALID, Preview, Previewed, Problem, SettledQuery, Standing,
+    VerifyReport, VerifyRequest,
 };
 use crate::local::{Devices, Kind, Scopes, Standings, socket};
 use crate::reconcile::view::View;
@@ -107,15 +110,50 @@ pub struct LocalStandings {
 }
 
 impl LocalStandings {
-    /// The World as it is, whole.
+    fn view(&self) -> Result<Arc<View>, Problem> {
+        let view = self.views.borrow().clone();
+        view.ok_or_else(|| Problem::unavailable(NOT_SYNCED))
+    }
+
+    fn applied(&self) -> Applied {
+        Applied {
+            devices: self.fleet.applied(),
+            ..Applied::default()
+        }
+    }
+
+    /// The World as the loop has it now.
     async fn world(&self) -> Result<World, Problem> {
         let (answer, world) = oneshot::channel();
         let asked = async {
             self.worlds.send(answer).await.ok()?;
             world.await.ok()
         };
-        let world = timeout(WORLD_TIMEOUT, asked).await.ok().flatten();
-        world.ok_or_else(|| Problem::unavailable("the operator's loop did not answer: try again"))
+        timeout(WORLD_TIMEOUT, asked)
+            .await
+            .ok()
+            .flatten()
+            .ok_or_else(|| Problem::unavailable("the operator's loop did not answer: try again"))
+    }
+
+    fn devices_to_ask(
+        &self,
+        tenant: &str,
+        named: &[DeviceId],
+        everything: bool,
+    ) -> Result<BTreeSet<DeviceId>, Problem> {
+        let of_tenant = self.fleet.view(Some(tenant));
+        if everything {
+            let connected = of_tenant.into_iter().filter(|device| device.connected);
+            return Ok(connected.map(|device| device.id).collect());
+        }
+        let unknown = |id: &&DeviceId| !of_tenant.iter().any(|known| known.id == **id);
+        match named.iter().find(unknown) {
+            Some(device) => Err(Problem::not_found(format!(
+                "no device {device} is enrolled in {tenant}"
+            ))),
+            None => Ok(named.iter().cloned().collect()),
+        }
     }
 
     /// Waits until it stands as it should, or the time is over.
@@ -179,8 +217,14 @@ impl Standings for LocalStandings {
         let mut standing = self.stands(kind, resource, query).await?;
         if kind == Kind::Isolation && !query.gone {
             let view = self.views.borrow().clone();
-            standing.moments =
-                view.and_then(|view| moments::of(&self.fleet, &view, resource, &standing));
+            if let Some(view) = view {
+                let applied = self.applied();
+                standing.moments = moments::of(&self.fleet, &view, resource, &standing);
+                let verdict = view.compiled.verdicts.isolations.get(resource);
+                let verdict = verdict.filter(|verdict| verdict.uid == standing.uid);
+                standing.pods =
+                    verdict.and_then(|verdict| pods::standing(resource, verdict, &applied));
+            }
         }
         Ok(standing)
     }
@@ -188,16 +232,15 @@ impl Standings for LocalStandings {
     async fn preview(&self, tenant: &str, preview: &Preview) -> Result<Previewed, Problem> {
         let world = self.world().await?;
         let (tenant, preview) = (tenant.to_owned(), preview.clone());
+        let applied = self.applied();
         // A World of thousands compiles for milliseconds: not on a thread that serves others.
-        tokio::task::spawn_blocking(move || compiled_with(world, &tenant, preview))
+        tokio::task::spawn_blocking(move || preview::with(world, &applied, &tenant, preview))
             .await
             .map_err(|_| Problem::unavailable("the preview failed: see the operator's log"))
     }
 
     async fn explain(&self, question: Question) -> Result<Explanation, Problem> {
-        if self.views.borrow().is_none() {
-            return Err(Problem::unavailable(NOT_SYNCED));
-        }
+        self.view()?;
         let world = self.world().await?;
         let applied = self.fleet.applied();
         let explained = tokio::task::spawn_blocking(move || {
@@ -218,85 +261,54 @@ impl Standings for LocalStandings {
         })
     }
 
-    async fn verify(&self, tenant: &str, devices: &[DeviceId]) -> Result<VerifyReport, Problem> {
-        let of_tenant = self.fleet.view(Some(tenant));
-        let asked: BTreeSet<DeviceId> = if devices.is_empty() {
-            let connected = of_tenant.iter().filter(|device| device.connected);
-            connected.map(|device| device.id.clone()).collect()
-        } else {
-            for device in devices {
-                if !of_tenant.iter().any(|known| known.id == *device) {
-                    return Err(Problem::not_found(format!(
-                        "no device {device} is enrolled in {tenant}"
-                    )));
-                }
-            }
-            devices.iter().cloned().collect()
+    async fn verify(&self, tenant: &str, request: &VerifyRequest) -> Result<VerifyReport, Problem> {
+        let view = self.view()?;
+        let everything = request.devices.is_empty() && request.pods.is_empty();
+        let devices = self.devices_to_ask(tenant, &request.devices, everything)?;
+        let world = match request.pods.is_empty() {
+            true => None,
+            false => Some(self.world().await?),
         };
-        let devices = self.fleet.read_back(&asked, READ_BACK_TIMEOUT).await;
-        Ok(VerifyReport { devices })
+        let wards = match &world {
+            Some(world) => Wards::named(&view.compiled, world, tenant, &request.pods)?,
+            None if everything => Wards::of_tenant(&view.compiled, tenant),
+            None => Wards::default(),
+        };
+        let asked = devices.union(&wards.devices()).cloned().collect();
+        let answers = self.fleet.read_back(&asked, READ_BACK_TIMEOUT).await;
+        let pods = wards.judged(&answers, &self.applied());
+        let answers = answers.into_iter();
+        Ok(VerifyReport {
+            devices: answers.filter(|it| devices.contains(&it.device)).collect(),
+            pods,
+        })
     }
-}
 
-/// What would become of a resource that nobody has written yet.
-fn compiled_with(mut world: World, tenant: &str, preview: Preview) -> Previewed {
-    let now = Timestamp::now();
-    let Preview {
-        written_by,
-        name,
-        resource,
-    } = preview;
-    let key = ObjectKey::new(tenant, name);
-    match resource {
-        Unwritten::Isolation(spec) => {
-            let unwritten = unwritten(spec, written_by);
-            world.isolations.insert(key.clone(), unwritten);
-            let verdict = compile(&world, now).verdicts.isolations.remove(&key);
-            let verdict = verdict.unwrap_or_default();
-            let pods = verdict
-                .workloads
-                .as_ref()
-                .map_or(0, |pods| pods.wards.len());
-            let devices = verdict.peers.len() + usize::from(verdict.device.is_some()) + pods;
-            previewed(
-                &verdict.acceptance,
-                verdict.not_enforceable.as_deref(),
-                devices,
-            )
-        }
-        Unwritten::Policy(spec) => {
-            let unwritten = unwritten(spec, written_by);
-            world.policies.insert(key.clone(), unwritten);
-            let verdict = compile(&world, now).verdicts.policies.remove(&key);
-            let verdict = verdict.unwrap_or_default();
-            let obstacle = verdict.not_enforceable.first().map(String::as_str);
-            let points = verdict.devices.len() + verdict.workloads.wards.len();
-            previewed(&verdict.acceptance, obstacle, points)
-        }
+    fn held(&self, tenant: &str) -> Result<Vec<HeldIsolation>, Problem> {
+        let view = self.view()?;
+        let isolations = view.compiled.verdicts.isolations.iter();
+        let held = isolations.filter(|(key, _)| key.namespace == tenant);
+        let held = held.filter_map(|(key, verdict)| {
+            let hold = view.holds.get(&verdict.uid)?;
+            Some(HeldIsolation {
+                held: Held {
+                    isolation: key.name.clone(),
+                    hold: hold.clone(),
+                },
+                target: verdict.target.clone(),
+            })
+        });
+        Ok(held.collect())
     }
-}
 
-fn unwritten<Spec>(spec: Spec, written_by: String) -> Resource<Spec> {
-    Resource {
-        uid: "preview".to_owned(),
-        generation: 1,
-        written_by: Some(written_by),
-        spec,
-    }
-}
-
-fn previewed(acceptance: &Acceptance, obstacle: Option<&str>, devices: usize) -> Previewed {
-    let (accepted, reason, message) = match acceptance {
-        Acceptance::Accepted => (true, String::new(), obstacle.unwrap_or_default().to_owned()),
-        Acceptance::Waiting { reason, message } | Acceptance::Refused { reason, message } => {
-            (false, reason.as_str().to_owned(), message.clone())
-        }
-    };
-    Previewed {
-        accepted,
-        reason,
-        message,
-        devices,
+    async fn workloads(&self, tenant: &str) -> Result<Vec<WorkloadView>, Problem> {
+        let (view, world) = (self.view()?, self.world().await?);
+        let (applied, tenant) = (self.applied(), tenant.to_owned());
+        let listed =
+            move || pods::of_tenant(&view.compiled, &view.holds, &world, &applied, &tenant);
+        tokio::task::spawn_blocking(listed)
+            .await
+            .map_err(|_| Problem::unavailable("the list failed: see the operator's log"))
     }
 }
 

@@ -168,4 +168,21 @@ mod tests {
             assert!(why.contains(words), "{words}: {why}");
         }
     }
+
+    #[tokio::test]
+    async fn an_api_server_that_does_not_answer_refuses_nobody() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", nobody.local_addr().expect("its address"));
+        drop(nobody);
+        let config = kube::Config::new(url.parse().expect("a URL"));
+        let reviews = TokenReviews {
+            client: Client::try_from(config).expect("a client"),
+            account: account(),
+        };
+        let answer = reviews.node_of("token").await;
+        let Err(NodeTokenError::Unavailable(why)) = answer else {
+            panic!("{answer:?}");
+        };
+        assert!(why.contains("the API server does not say"), "{why}");
+    }
 }

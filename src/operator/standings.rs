@@ -164,6 +164,7 @@ impl Moment<'_> {
                 .count(),
             connections_cut: 0,
             still_isolated_by: Vec::new(),
+            pods: None,
             moments: None,
         };
         if let Some(hold) = self.view.holds.get(&query.uid) {
@@ -213,6 +214,7 @@ impl Moment<'_> {
                 .count(),
             connections_cut,
             still_isolated_by: Vec::new(),
+            pods: None,
             moments: None,
         }
     }

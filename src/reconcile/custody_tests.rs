@@ -26,6 +26,7 @@ fn isolation(name: &str) -> Resource<IsolationSpec> {
         uid: format!("uid-{name}"),
         generation: 1,
         written_by: None,
+        created: None,
         spec: serde_json::from_value(spec).expect("a spec"),
     }
 }

@@ -220,6 +220,7 @@ mod tests {
                 uid: uid.to_owned(),
                 generation,
                 written_by: None,
+                created: None,
                 spec: 0,
             },
             status: None,

@@ -36,6 +36,9 @@ pub fn isolation(
             verdict,
             workloads,
             points: WardPoints::of(workloads, applied, &source),
+            gap_before: old
+                .and_then(|old| old.workloads.as_ref())
+                .and_then(|coverage| coverage.longest_gap_seconds),
         }),
         user: verdict
             .user

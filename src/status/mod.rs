@@ -13,7 +13,7 @@ mod stages;
 mod task;
 mod user;
 mod wanted;
-mod wards;
+pub mod wards;
 mod workload;
 mod writer;
 

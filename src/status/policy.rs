@@ -27,6 +27,9 @@ pub fn policy(
         verdict,
         points: Points::of(&verdict.devices, applied, &source),
         pods: WardPoints::of(&verdict.workloads, applied, &source),
+        gap_before: old
+            .filter(|old| old.observed_generation == Some(verdict.generation))
+            .and_then(|old| old.coverage.as_ref()?.longest_gap_seconds),
         stored: verdict.network_policy.as_ref().map(stored),
         obstacle: verdict
             .network_policy
@@ -64,6 +67,8 @@ struct Facts<'a> {
     verdict: &'a PolicyVerdict,
     points: Points<'a>,
     pods: WardPoints<'a>,
+    /// What was seen before of this generation.
+    gap_before: Option<i32>,
     /// Whether its NetworkPolicy is, if it has one.
     stored: Option<bool>,
     /// Why it is not.
@@ -102,6 +107,7 @@ impl Facts<'_> {
             ),
             not_enforceable: number(lacks),
             summary: format!("{programmed}/{matched}"),
+            longest_gap_seconds: self.pods.gap.max(self.gap_before),
         }
     }
 

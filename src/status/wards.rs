@@ -25,6 +25,8 @@ pub struct WardPoints<'a> {
     pub unseen: Vec<&'a ObjectKey>,
     /// Nothing can enforce for them.
     pub without_agent: usize,
+    /// The longest that one of them ran before it was covered, in seconds, where that was seen.
+    pub gap: Option<i32>,
     /// Agents refused what they were sent, with their words.
     pub refused: Vec<String>,
 }
@@ -41,6 +43,11 @@ impl<'a> WardPoints<'a> {
             let device = applied.devices.get(&ward.device).unwrap_or(&unknown);
             if device.covers(pod, ward, &source.uid, source.generation) {
                 points.programmed(pod, device);
+                // Started is told in whole seconds.
+                let gap = device.gap(pod, ward).map(|gap| gap.as_secs());
+                points.gap = points
+                    .gap
+                    .max(gap.map(|gap| i32::try_from(gap).unwrap_or(i32::MAX)));
             } else if device.connected {
                 points.waiting.push(pod);
                 let refused = device.refused.as_ref();

@@ -12,6 +12,8 @@ pub struct WorkloadFacts<'a> {
     pub verdict: &'a IsolationVerdict,
     pub workloads: &'a Workloads,
     pub points: WardPoints<'a>,
+    /// What was seen before: a gap is not forgotten with the pod that had it.
+    pub gap_before: Option<i32>,
 }
 
 impl WorkloadFacts<'_> {
@@ -23,6 +25,7 @@ impl WorkloadFacts<'_> {
             programmed,
             not_enforceable: i32::try_from(self.points.without_agent).unwrap_or(i32::MAX),
             summary: format!("{programmed}/{matched}"),
+            longest_gap_seconds: self.points.gap.max(self.gap_before),
         }
     }
 

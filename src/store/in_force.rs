@@ -112,6 +112,7 @@ mod tests {
                     uid: name.to_owned(),
                     generation,
                     written_by: None,
+                    created: None,
                     spec,
                 },
             },

@@ -53,6 +53,7 @@ where
             uid: raw.metadata.uid.clone().ok_or("it has no uid")?,
             generation: raw.metadata.generation.unwrap_or_default(),
             written_by: annotation(stamps::WRITTEN_BY),
+            created: raw.metadata.creation_timestamp.as_ref().map(|time| time.0),
             spec,
         },
         status,

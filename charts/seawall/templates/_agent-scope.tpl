@@ -1,7 +1,7 @@
 {{/*
 What the two policies below share: which scope speaks, and what it says of every kind.
-The argument is a dictionary: root (the chart's context), resource, and tools (the tools that make, change and
-remove it; a Custom scope needs one of them).
+The argument is a dictionary: root (the chart's context), resource, and the tools that make, change and remove it, of
+which a Custom scope needs one: either tools, by operation, or toolsExpression, the list of them in CEL.
 */}}
 {{- define "seawall.agentScope" -}}
 failurePolicy: Fail
@@ -28,11 +28,15 @@ variables:
     expression: params.spec.?tools.orValue([])
   - name: toolsForThis
     expression: >-
+      {{- if .toolsExpression }}
+      {{ .toolsExpression }}
+      {{- else }}
       {
       {{- range $operation, $tools := .tools }}
       '{{ $operation }}': ['{{ join "', '" $tools }}'],
       {{- end }}
       }[request.operation]
+      {{- end }}
   - name: allDevices
     expression: params.spec.?targets.?devices.?all.orValue(false)
   # What the operator resolved counts only for the scope as it is now.

@@ -13,6 +13,19 @@ app.kubernetes.io/name: seawall
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* Of the agents on nodes: the operator's Services must not choose them. */}}
+{{- define "seawall.agentSelector" -}}
+app.kubernetes.io/name: seawall-agent
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "seawall.agentLabels" -}}
+{{ include "seawall.agentSelector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: seawall
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
 {{/* The namespace of the agents' ServiceAccounts. It is part of every agent's user name, so it is no value. */}}
 {{- define "seawall.agentsNamespace" -}}seawall-agents{{- end }}
 

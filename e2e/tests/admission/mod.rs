@@ -3,6 +3,7 @@
 
 mod operator;
 mod people;
+mod pods;
 mod policies;
 mod scope;
 mod stamps;
@@ -19,6 +20,7 @@ pub fn all() -> Vec<Trial> {
         writers::all(),
         operator::all(),
         people::all(),
+        pods::all(),
     ]
     .into_iter()
     .flatten()

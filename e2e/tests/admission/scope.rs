@@ -62,15 +62,15 @@ async fn targets() -> anyhow::Result<()> {
     let outside = agent.isolation("outside", OTHER_DEVICE, 30);
     assert_refused(agent.caller.create(&outside).await, &words);
     assert_refused(agent.caller.apply(&outside, "").await, &words);
-    for target in [
-        json!({"node": "worker-1"}),
-        json!({"user": "alice"}),
-        json!({"workload": {"pod": "web-0"}}),
-    ] {
+    for target in [json!({"node": "worker-1"}), json!({"user": "alice"})] {
         let object = agent.object("Isolation", "i", spec(target));
-        let words = "agents isolate devices, and nothing else";
+        let words = "agents isolate devices and workloads, and nothing else";
         assert_refused(agent.caller.create(&object).await, words);
     }
+    let pod = json!({"workload": {"pod": "web-0"}});
+    let object = agent.object("Isolation", "i", spec(pod));
+    let words = "pod web-0 is not a target of the ApiKeyScope bot";
+    assert_refused(agent.caller.create(&object).await, words);
     agent
         .caller
         .create(&agent.isolation("inside", DEVICE, 30))

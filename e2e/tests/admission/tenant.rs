@@ -78,6 +78,11 @@ impl Tenant {
 
     /// What the operator writes when it has resolved the scope as it is now.
     pub async fn resolve(&self, agent: &Agent, devices: &[&str]) -> anyhow::Result<()> {
+        self.resolve_to(agent, json!({ "devices": devices })).await
+    }
+
+    /// The same with all that a scope may act on.
+    pub async fn resolve_to(&self, agent: &Agent, targets: Value) -> anyhow::Result<()> {
         let now = self.admin.get(&agent.scope).await?;
         let status = json!({
             "apiVersion": "seawall.dev/v1alpha1",
@@ -85,7 +90,7 @@ impl Tenant {
             "metadata": agent.scope["metadata"],
             "status": {
                 "observedGeneration": now["metadata"]["generation"],
-                "targets": {"devices": devices},
+                "targets": targets,
             },
         });
         self.operator.apply(&status, "/status").await?;
@@ -214,6 +219,13 @@ pub fn stamped(mut object: Value, user: &str) -> Value {
 
 pub fn in_minutes(minutes: i64) -> String {
     (Timestamp::now() + SignedDuration::from_mins(minutes)).to_string()
+}
+
+/// A scope that may contain a device, and the pods with `app: web`.
+pub fn containing_pods() -> Value {
+    let mut scope = containing(&[DEVICE]);
+    scope["targets"]["workloads"] = json!({"podSelector": {"matchLabels": {"app": "web"}}});
+    scope
 }
 
 /// A scope that may contain these devices, for at most an hour.

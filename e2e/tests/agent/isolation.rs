@@ -324,7 +324,7 @@ async fn no_router() -> anyhow::Result<()> {
 }
 
 /// The address of its interface with which a host does neighbour discovery.
-async fn link_local(host: &Host) -> anyhow::Result<Ipv6Addr> {
+pub async fn link_local(host: &Host) -> anyhow::Result<Ipv6Addr> {
     let show = ["-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"];
     let said = host.run("ip", &show, "").await?.success()?;
     let mut words = said.split_whitespace().skip_while(|word| *word != "inet6");

@@ -8,6 +8,7 @@ mod policy;
 mod stream;
 mod table;
 mod users;
+mod wards;
 
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Trial> {
         stream::all(),
         table::all(),
         users::all(),
+        wards::all(),
     ]
     .into_iter()
     .flatten()

@@ -8,6 +8,7 @@ mod front;
 mod keys;
 mod reads;
 mod stand;
+mod workloads;
 
 use libtest_mimic::Trial;
 
@@ -18,6 +19,7 @@ pub fn all() -> Vec<Trial> {
         actions::all(),
         api_server::all(),
         keys::all(),
+        workloads::all(),
     ]
     .into_iter()
     .flatten()

@@ -1,7 +1,7 @@
 //! What the tests stand on: an MCP server in this process, in front of the shared API server, and in
 //! place of the operator one that answers as the test says, behind the product's own local API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,17 +17,21 @@ use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig
 use rmcp::{ClientLifecycleMode, ClientServiceExt, RoleClient};
 use seawall::access::decide::Decide;
 use seawall::access::{Directory, key};
+use seawall::api::isolation::WorkloadTarget;
 use seawall::api::{ApiKeyScopeSpec, TrustLevel};
 use seawall::audit::trail::entry_of;
 use seawall::domain::compile::compile;
 use seawall::domain::explain::{Explanation, Known, Question, explain};
+use seawall::domain::labels::selects;
 use seawall::domain::names::{DeviceId, ObjectKey};
 use seawall::domain::verdict::ScopeVerdict;
 use seawall::domain::world::{Resource, World};
 use seawall::local::client::Client;
+use seawall::local::pods::{PodReadBack, PodStanding, PodsStanding, WorkloadView};
 use seawall::local::types::{
-    AgentRecord, Appended, AuditEntry, AuditPage, AuditQuery, DeviceReadBack, DeviceView, INVALID,
-    Preview, Previewed, Problem, SettledQuery, Standing, Unwritten, VerifyReport,
+    AgentRecord, Appended, AuditEntry, AuditPage, AuditQuery, DeviceReadBack, DeviceView,
+    HeldIsolation, INVALID, Preview, Previewed, Problem, SettledQuery, Standing, Unwritten,
+    VerifyReport, VerifyRequest,
 };
 use seawall::local::{self, AuditTrail, Devices, Kind, Scopes, Sources, Standings};
 use seawall::mcp::{Cluster, Server, Settings};
@@ -45,6 +49,9 @@ use crate::tests::admission::tenant::Tenant;
 pub struct Operator {
     scopes: Mutex<BTreeMap<ObjectKey, (ApiKeyScopeSpec, Vec<DeviceId>)>>,
     devices: Mutex<Vec<DeviceView>>,
+    workloads: Mutex<Vec<WorkloadView>>,
+    /// What was previewed last: it is what will be asked about when it is written.
+    pods: Mutex<Option<PodsStanding>>,
     /// With the tenant of each.
     log: Mutex<Vec<(String, Value)>>,
     /// The audit log takes nothing.
@@ -69,6 +76,71 @@ impl Operator {
             .get_mut(&ObjectKey::new(tenant, agent))
             .expect("a scope of this test");
         change(&mut scope.0);
+    }
+
+    /// A pod of the test's tenant; `obstacle` is why nothing isolates it, if nothing does.
+    pub fn run_pod(&self, name: &str, app: &str, obstacle: &str, isolated_by: &[&str]) {
+        let pod = WorkloadView {
+            name: name.into(),
+            labels: [("app".to_owned(), app.to_owned())].into(),
+            node: Some("node-1".into()),
+            addresses: vec!["10.244.0.7".into()],
+            controller: Some(format!("ReplicaSet/{app}")),
+            covered: obstacle.is_empty(),
+            obstacle: obstacle.into(),
+            isolated_by: isolated_by.iter().map(|name| (*name).to_owned()).collect(),
+            held: Vec::new(),
+            policies: Vec::new(),
+        };
+        self.workloads.lock().expect("not poisoned").push(pod);
+    }
+
+    /// How pods would stand, or do: those that are covered at once.
+    fn stand(&self, target: &WorkloadTarget) -> PodsStanding {
+        let pods = self.workloads.lock().expect("not poisoned");
+        let chosen = pods.iter().filter(|pod| match &target.pod_selector {
+            Some(selector) => selects(selector, &pod.labels),
+            None => target.pod.as_deref() == Some(&*pod.name),
+        });
+        let pods: Vec<PodStanding> = chosen
+            .map(|pod| PodStanding {
+                pod: pod.name.clone(),
+                covered: pod.covered,
+                why: pod.obstacle.clone(),
+            })
+            .collect();
+        PodsStanding {
+            chosen: pods.len(),
+            covered: pods.iter().filter(|pod| pod.covered).count(),
+            left_out: 0,
+            evidence_at_risk: pods.iter().map(|pod| pod.pod.clone()).collect(),
+            pods,
+        }
+    }
+
+    fn target_pods(&self, spec: &ApiKeyScopeSpec) -> BTreeSet<String> {
+        let targets = spec.targets.as_ref().and_then(|t| t.workloads.as_ref());
+        let standing = targets.map(|workloads| {
+            self.stand(&WorkloadTarget {
+                pod: None,
+                pod_selector: Some(workloads.pod_selector.clone()),
+            })
+        });
+        let pods = standing.into_iter().flat_map(|standing| standing.pods);
+        pods.map(|pod| pod.pod).collect()
+    }
+
+    fn verified(&self, names: &[String], everything: bool) -> Vec<PodReadBack> {
+        let pods = self.workloads.lock().expect("not poisoned");
+        let asked = pods
+            .iter()
+            .filter(|pod| everything || names.contains(&pod.name));
+        let answers = asked.map(|pod| PodReadBack {
+            pod: pod.name.clone(),
+            matches: pod.covered,
+            detail: pod.obstacle.clone(),
+        });
+        answers.collect()
     }
 
     /// Entries of a kind, oldest first.
@@ -114,6 +186,7 @@ impl Scopes for Operator {
                 uid: key.to_string(),
                 generation: 1,
                 written_by: None,
+                created: None,
                 spec: spec.clone(),
             };
             (key.clone(), resource)
@@ -123,6 +196,7 @@ impl Scopes for Operator {
             let verdict = ScopeVerdict {
                 devices: devices.iter().cloned().collect(),
                 all_devices: targets.is_some_and(|devices| devices.all),
+                pods: self.target_pods(spec),
                 ..ScopeVerdict::default()
             };
             (key.clone(), verdict)
@@ -165,12 +239,18 @@ impl Standings for Operator {
             offline: 0,
             connections_cut: 3,
             still_isolated_by: Vec::new(),
+            pods: self.pods.lock().expect("not poisoned").clone(),
             moments: None,
         })
     }
 
     async fn preview(&self, _: &str, preview: &Preview) -> Result<Previewed, Problem> {
         let protected = self.protected.lock().expect("not poisoned").clone();
+        let pods = match &preview.resource {
+            Unwritten::Isolation(spec) => spec.target.workload.as_ref().map(|it| self.stand(it)),
+            Unwritten::Policy(_) => None,
+        };
+        self.pods.lock().expect("not poisoned").clone_from(&pods);
         let cuts = match &preview.resource {
             Unwritten::Isolation(spec) => {
                 protected.is_some() && spec.target.device == protected.map(String::from)
@@ -187,6 +267,7 @@ impl Standings for Operator {
             },
             message: if cuts { words.into() } else { String::new() },
             devices: 3,
+            pods,
         })
     }
 
@@ -203,21 +284,33 @@ impl Standings for Operator {
         })
     }
 
-    async fn verify(&self, tenant: &str, devices: &[DeviceId]) -> Result<VerifyReport, Problem> {
+    async fn verify(&self, tenant: &str, request: &VerifyRequest) -> Result<VerifyReport, Problem> {
+        let VerifyRequest { devices, pods } = request;
         let all = self.of_tenant(tenant).unwrap_or_default();
+        let everything = devices.is_empty() && pods.is_empty();
         let asked = all
             .into_iter()
-            .filter(|device| devices.is_empty() || devices.contains(&device.id));
+            .filter(|device| everything || devices.contains(&device.id));
         let answers = asked.map(|device| DeviceReadBack {
             device: device.id,
             connected: true,
             matches: true,
+            kernel: Some(true),
             detail: String::new(),
             counts: Vec::new(),
         });
         Ok(VerifyReport {
             devices: answers.collect(),
+            pods: self.verified(pods, everything),
         })
+    }
+
+    fn held(&self, _: &str) -> Result<Vec<HeldIsolation>, Problem> {
+        Ok(Vec::new())
+    }
+
+    async fn workloads(&self, _: &str) -> Result<Vec<WorkloadView>, Problem> {
+        Ok(self.workloads.lock().expect("not poisoned").clone())
     }
 }
 
@@ -344,6 +437,10 @@ impl Stand {
             _ => "seawall-agent-manage",
         };
         let agent = self.tenant.scope(name, spec.clone(), devices).await?;
+        let read: ApiKeyScopeSpec = serde_json::from_value(spec.clone())?;
+        let pods = self.operator.target_pods(&read);
+        let targets = json!({"devices": devices, "pods": pods});
+        self.tenant.resolve_to(&agent, targets).await?;
         self.tenant.bind(&agent, role).await?;
         let path = format!(
             "/apis/seawall.dev/v1alpha1/namespaces/{}/policies",

@@ -3,7 +3,7 @@
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
-use super::fixture::{Fixture, PATIENCE};
+use super::fixture::{Fixture, PATIENCE, SYSTEM};
 use crate::harness::{case, eventually};
 
 pub fn all() -> Vec<Trial> {
@@ -15,6 +15,10 @@ pub fn all() -> Vec<Trial> {
         case(
             "what the kubelet tells of a pod all the time is nothing to compile for",
             heartbeats,
+        ),
+        case(
+            "who reaches a pod is told from its NetworkPolicies as they are",
+            explained,
         ),
         case(
             "without the right to see pods the operator is not ready and says so",
@@ -69,6 +73,9 @@ fn pod(name: &str) -> Value {
 /// A node, the tenant, and one pod in it with an address.
 async fn furnished() -> anyhow::Result<Fixture> {
     let fixture = Fixture::start().await?;
+    // The node gets no pods but the test's.
+    let daemons = ["delete", "daemonset", "-n", SYSTEM, "seawall-agent"];
+    fixture.plane.kubectl(&daemons).await?;
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "worker-1"},
         "spec": {"podCIDRs": ["10.244.1.0/24"], "podCIDR": "10.244.1.0/24"}});
     fixture.apply(&node).await?;
@@ -135,6 +142,49 @@ async fn known() -> anyhow::Result<()> {
     ];
     fixture.plane.kubectl(&delete).await?;
     until(&fixture, "Pod", 0).await
+}
+
+/// Waits until `seawall explain` says this of a connection from outside to the pod.
+async fn told(fixture: &Fixture, port: &str, code: i32) -> anyhow::Result<Value> {
+    let ask = ["explain", "--from", "203.0.113.7", "--to", "pod/plant/web"];
+    let ask = [&ask[..], &["--port", port, "--output", "json"]].concat();
+    eventually(&format!("exit code {code}"), PATIENCE, || async {
+        let told = fixture.try_seawall(0, &ask).await?;
+        let answer = serde_json::from_str(&told.stdout).unwrap_or_default();
+        Ok((told.status.code() == Some(code)).then_some(answer))
+    })
+    .await
+}
+
+async fn explained() -> anyhow::Result<()> {
+    let fixture = furnished().await?;
+    let open = told(&fixture, "80/TCP", 0).await?;
+    assert_eq!(open["verdict"], "Reaches");
+    assert_eq!(open["paths"][0]["pairs"][0]["to"], "10.244.1.7");
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "web", "namespace": TENANT},
+        "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"ports": [{"port": 443}]}]},
+    });
+    fixture.apply(&policy).await?;
+    let closed = told(&fixture, "80/TCP", 1).await?;
+    let step = &closed["paths"][0]["points"][0]["steps"][0];
+    assert_eq!(step["resource"]["name"], "web", "{closed}");
+    assert_eq!(
+        (&step["did"], &step["decisive"]),
+        (&json!("Denied"), &json!(true))
+    );
+    told(&fixture, "443/TCP", 0).await?;
+    let deny = json!({
+        "apiVersion": "seawall.dev/v1alpha1", "kind": "Isolation",
+        "metadata": {"name": "suspect", "namespace": TENANT},
+        "spec": {"target": {"workload": {"pod": "web"}}, "reason": "beaconing"},
+    });
+    fixture.apply(&deny).await?;
+    let unknown = told(&fixture, "443/TCP", 2).await?;
+    let because = unknown["because"].to_string();
+    assert!(because.contains("nothing enforces it"), "{unknown}");
+    Ok(())
 }
 
 async fn heartbeats() -> anyhow::Result<()> {

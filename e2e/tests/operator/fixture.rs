@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::cluster::{ControlPlane, Options, free_port};
 use crate::harness::eventually;
-use crate::process::{self, Daemon};
+use crate::process::{self, Daemon, Outcome};
 use crate::run;
 
 pub const SYSTEM: &str = "seawall-system";
@@ -183,12 +183,17 @@ impl Fixture {
 
     /// The same beside the operator of this number.
     async fn seawall_at(&self, number: usize, args: &[&str]) -> anyhow::Result<String> {
+        self.try_seawall(number, args).await?.success()
+    }
+
+    /// The same for what may fail.
+    pub async fn try_seawall(&self, number: usize, args: &[&str]) -> anyhow::Result<Outcome> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
         command
             .args(args)
             .env("KUBECONFIG", self.plane.admin_kubeconfig())
             .env("SEAWALL_ADMIN_SOCKET", self.home(number).join("admin.sock"));
-        process::run(command, "", PATIENCE).await?.success()
+        process::run(command, "", PATIENCE).await
     }
 
     /// A join token for so many devices of the tenant.

@@ -16,7 +16,7 @@ mod sockets;
 mod table;
 
 pub use judge::{Containment, Endpoint, Flow};
-pub use netlink::NetlinkError;
+pub use netlink::{NetlinkError, Requests};
 pub use sockets::of_users as end_of_users;
 
 use std::collections::HashMap;

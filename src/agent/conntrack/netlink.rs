@@ -63,6 +63,9 @@ enum Answer<T> {
     End(Option<io::Error>),
 }
 
+/// What was kept of an answer, and how it ended: none for done.
+type End<K> = (Option<K>, Option<io::Error>);
+
 impl Requests {
     /// `protocol` is one of `netlink_sys::protocols`.
     pub fn open(protocol: isize) -> Result<Self, NetlinkError> {
@@ -122,23 +125,49 @@ impl Requests {
     where
         T: NetlinkSerializable + NetlinkDeserializable + Clone,
     {
+        let ends = self.exchange(requests, |_| ())?;
+        Ok(ends.into_iter().map(|(_, error)| error).collect())
+    }
+
+    /// Asks each, and gives the kernel's answers: none where it has none.
+    pub fn answered<T>(&mut self, requests: &[T]) -> Result<Vec<Option<T>>, NetlinkError>
+    where
+        T: NetlinkSerializable + NetlinkDeserializable + Clone,
+    {
+        let ends = self.exchange(requests, |item| item)?;
+        Ok(ends.into_iter().map(|(item, _)| item).collect())
+    }
+
+    /// For each request what `keep` makes of the last item of its answer, and how it ended.
+    fn exchange<T, K>(
+        &mut self,
+        requests: &[T],
+        keep: fn(T) -> K,
+    ) -> Result<Vec<End<K>>, NetlinkError>
+    where
+        T: NetlinkSerializable + NetlinkDeserializable + Clone,
+    {
         let mut results = Vec::with_capacity(requests.len());
         for batch in requests.chunks(AT_ONCE) {
             let first = self.sequence + 1;
-            let mut answers: Vec<Option<Option<io::Error>>> = Vec::new();
+            let mut items: Vec<Option<K>> = Vec::new();
+            let mut ends: Vec<Option<Option<io::Error>>> = Vec::new();
             for request in batch {
                 self.send(request, NLM_F_REQUEST | NLM_F_ACK)?;
-                answers.push(None);
+                items.push(None);
+                ends.push(None);
             }
             let last = self.sequence;
-            while answers.iter().any(Option::is_none) {
+            while ends.iter().any(Option::is_none) {
                 for (sequence, answer) in self.receive::<T>(first..=last)? {
-                    if let Answer::End(error) = answer {
-                        answers[(sequence - first) as usize] = Some(error);
+                    let at = (sequence - first) as usize;
+                    match answer {
+                        Answer::Item(item) => items[at] = Some(keep(item)),
+                        Answer::End(error) => ends[at] = Some(error),
                     }
                 }
             }
-            results.extend(answers.into_iter().flatten());
+            results.extend(items.into_iter().zip(ends.into_iter().flatten()));
         }
         Ok(results)
     }

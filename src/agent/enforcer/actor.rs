@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Acknowledged, Enforcer, ReadBack, Tampering};
 use crate::agent::bundle::{Position, Refusal, SignedBundle};
 use crate::agent::nft::Suspended;
+use crate::domain::applied::Datapath;
 
 /// Notifications can get lost; this finds what they would have told.
 const FULL_CHECK: Duration = Duration::from_secs(60);
@@ -31,6 +32,7 @@ pub enum Request {
 pub struct Beat {
     pub applied: Option<Position>,
     pub counts: Vec<crate::fleet::proto::RuleCount>,
+    pub datapath: Datapath,
 }
 
 /// How things stand, for greetings and for `seawall agent status`.
@@ -168,6 +170,7 @@ impl Actor {
                 let _ = reply.send(Beat {
                     applied: self.enforcer.applied().cloned(),
                     counts: answer.map(|a| a.counts).unwrap_or_default(),
+                    datapath: self.enforcer.datapath(),
                 });
             }
         }

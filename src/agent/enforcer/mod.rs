@@ -12,6 +12,7 @@ mod accounts;
 mod actor;
 mod bridging;
 mod cutting;
+mod probing;
 mod steps;
 mod stored;
 mod table;
@@ -27,6 +28,7 @@ use table::{Table, counts};
 use std::time::{Duration, Instant};
 
 use super::bundle::{Order, Position, Refusal, SignedBundle, Verifier, order};
+use super::datapath::Probe;
 use super::nft::difference::{first_difference, first_difference_outside_sets};
 use super::nft::{Found, Nft, NftError, Rendered, Situation, render};
 use super::state_directory::StateDirectory;
@@ -43,6 +45,7 @@ pub struct Enforcer {
     wanted: Wanted,
     /// Whether the table was what is wanted when it was last read.
     matches: bool,
+    probe: Probe,
 }
 
 /// What the table has to hold.
@@ -116,6 +119,7 @@ impl Enforcer {
             steps,
             wanted: Wanted::AsFound,
             matches: false,
+            probe: Probe::default(),
         }
     }
 
@@ -305,6 +309,7 @@ impl Enforcer {
     /// Counters and, without reading long sets, whether the rules are the ones that are wanted.
     pub async fn look(&mut self) -> Result<ReadBack, NftError> {
         let found = self.table.glance().await?;
+        self.probe_datapath(&found).await;
         Ok(self.compare(&found, first_difference_outside_sets))
     }
 

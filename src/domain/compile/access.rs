@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::selectors::{Chosen, Reach};
 use super::{Draft, expired_words, refused};
-use crate::api::{Access, ApiKeyScopeSpec, stamps};
+use crate::api::{Access, ApiKeyScopeSpec, WorkloadSelector, stamps};
 use crate::domain::enforcement::AccessGrant;
 use crate::domain::names::ObjectKey;
 use crate::domain::tools;
@@ -31,7 +31,8 @@ impl Draft<'_> {
         let spec = &scope.spec;
         let chosen = self.targets(key, spec);
         let targets = spec.targets.as_ref();
-        let targets = targets.and_then(|targets| targets.devices.as_ref());
+        let all_devices = targets.and_then(|targets| Some(targets.devices.as_ref()?.all));
+        let workloads = targets.and_then(|targets| targets.workloads.as_ref());
         let mut verdict = ScopeVerdict {
             uid: scope.uid.clone(),
             generation: scope.generation,
@@ -42,7 +43,8 @@ impl Draft<'_> {
         if verdict.acceptance == Acceptance::Accepted {
             verdict.devices = chosen.devices;
             verdict.unknown = chosen.unknown;
-            verdict.all_devices = targets.is_some_and(|targets| targets.all);
+            verdict.all_devices = all_devices.unwrap_or_default();
+            verdict.pods = self.target_names(key, workloads);
             verdict.role = Some(role(spec));
             let tools = tools::offered(spec.access, &spec.tools);
             verdict.tools = tools.into_iter().map(str::to_owned).collect();
@@ -107,6 +109,18 @@ impl Draft<'_> {
             chosen.devices.extend(self.all_but_nodes(reach));
         }
         chosen
+    }
+
+    /// Pods of the scope's own namespace.
+    fn target_names(
+        &self,
+        key: &ObjectKey,
+        workloads: Option<&WorkloadSelector>,
+    ) -> BTreeSet<String> {
+        let selectors = workloads.map(|workloads| &workloads.pod_selector);
+        let chosen = selectors.map(|selector| self.pods(&key.namespace, selector));
+        let names = chosen.into_iter().flatten();
+        names.map(|(pod, _)| pod.name.clone()).collect()
     }
 }
 

@@ -106,7 +106,7 @@ impl<'w> Draft<'w> {
                 Target {
                     workload: Some(workload),
                     ..
-                } => self.judge_pods(key, workload, isolation.spec.probes, &mut verdict),
+                } => self.judge_pods(key, workload, isolation, &mut verdict),
                 Target {
                     node: Some(node), ..
                 } => self.judge_node(key, reach, node, &mut verdict),
@@ -179,7 +179,7 @@ impl<'w> Draft<'w> {
         &self,
         key: &ObjectKey,
         target: &WorkloadTarget,
-        probes: Probes,
+        isolation: &Resource<IsolationSpec>,
         verdict: &mut IsolationVerdict,
     ) -> Result<(), Acceptance> {
         let mut pods = self.target_pods(key, target)?;
@@ -201,11 +201,11 @@ impl<'w> Draft<'w> {
                 format!("isolating it would cut what the rest depends on: {words}"),
             ));
         }
-        if probes == Probes::Cut {
+        if isolation.spec.probes == Probes::Cut {
             let at_risk = pods.iter().filter(|(_, pod)| pod.restarts_when_unreachable);
             verdict.evidence_at_risk = at_risk.map(|(pod, _)| (*pod).clone()).collect();
         }
-        let workloads = self.standing(pods);
+        let workloads = self.standing(pods, isolation.created);
         if workloads.wards.is_empty() && workloads.without_address.is_empty() {
             let words = workloads.without_agent.values();
             let words = (words.len() > 0).then(|| a_few_words(words));

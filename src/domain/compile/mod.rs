@@ -35,7 +35,7 @@ pub(in crate::domain) use addresses::Addresses;
 pub use rules::ipv4_in_ipv6;
 use wards::Wards;
 pub use width::widest;
-use workloads::NodeAgents;
+pub use workloads::NodeAgents;
 
 /// What follows from the facts.
 #[derive(Clone, Debug, Default, PartialEq)]

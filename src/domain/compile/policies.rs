@@ -47,7 +47,7 @@ impl<'w> Draft<'w> {
             };
             match self.judge_policy(key, policy, &mut verdict) {
                 Ok(rules) => {
-                    self.judge_workloads(key, &policy.spec, &rules, &mut verdict);
+                    self.judge_workloads(key, policy, &rules, &mut verdict);
                     in_force.push(self.in_force(key, policy, rules, &verdict));
                 }
                 Err(acceptance) => verdict.acceptance = acceptance,
@@ -192,15 +192,16 @@ impl<'w> Draft<'w> {
     fn judge_workloads(
         &mut self,
         key: &ObjectKey,
-        spec: &PolicySpec,
+        policy: &Resource<PolicySpec>,
         rules: &[Rule],
         verdict: &mut PolicyVerdict,
     ) {
+        let spec = &policy.spec;
         let Some(workloads) = &spec.subjects.workloads else {
             return;
         };
         let pods = self.pods(&key.namespace, &workloads.pod_selector);
-        verdict.workloads = self.standing(pods.iter().copied());
+        verdict.workloads = self.standing(pods.iter().copied(), policy.created);
         let (network_policy, not_carried) = self.portable(key, spec, rules);
         verdict.network_policy = network_policy;
         // Agents carry all of it; what a NetworkPolicy can't carry matters for pods that have none.

@@ -217,6 +217,7 @@ fn listed<Spec: std::fmt::Debug>(
                     generation: 1,
                     written_by: agent
                         .then(|| "system:serviceaccount:seawall-agents:plant.bot".to_owned()),
+                    created: None,
                     spec,
                 };
                 (ObjectKey::new(namespace, name), resource)
@@ -249,6 +250,7 @@ fn world() -> impl Strategy<Value = World> {
                         uid: "gone".to_owned(),
                         generation: 1,
                         written_by: None,
+                        created: None,
                         spec,
                     };
                     let key = ObjectKey::new(namespace, "gone");
@@ -457,7 +459,7 @@ proptest! {
         }
         let spec: ApiKeyScopeSpec =
             serde_json::from_value(serde_json::json!({"access": "Manage"})).unwrap();
-        let scope = Resource { uid: "s".to_owned(), generation: 1, written_by: None, spec };
+        let scope = Resource { uid: "s".to_owned(), generation: 1, written_by: None, created: None, spec };
         other.scopes.insert(ObjectKey::new("plant", "bot"), scope);
         let other = compile(&other, now());
         for (id, state) in &compiled.enforcement.devices {

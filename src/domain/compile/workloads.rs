@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::Draft;
@@ -33,6 +34,42 @@ impl<'w> NodeAgents<'w> {
     pub fn on(&self, node: &str) -> Option<&'w DeviceId> {
         self.by_node.get(node).copied()
     }
+
+    /// Who enforces a resource that was made at `since` for these pods. One that has no address yet sends
+    /// and receives nothing, and is nobody's.
+    pub fn standing<'p>(
+        &self,
+        pods: impl IntoIterator<Item = (&'p ObjectKey, &'p Pod)>,
+        since: Option<Timestamp>,
+    ) -> Workloads {
+        let mut workloads = Workloads::default();
+        for (key, pod) in pods {
+            let Some(node) = &pod.node else {
+                workloads.without_address.insert(key.clone());
+                continue;
+            };
+            if pod.host_network {
+                let words = format!(
+                    "{} uses its node's network, where nothing tells its packets from the node's: isolate node {node}, or give it a network of its own",
+                    key.name
+                );
+                workloads.without_agent.insert(key.clone(), words);
+            } else if pod.addresses.is_empty() {
+                workloads.without_address.insert(key.clone());
+            } else if let Some(device) = self.on(node) {
+                let ward = Ward {
+                    device: device.clone(),
+                    addresses: pod.addresses.clone(),
+                    started: pod.started.filter(|started| Some(*started) > since),
+                };
+                workloads.wards.insert(key.clone(), ward);
+            } else {
+                let words = format!("no agent runs on node {node} of pod {}", key.name);
+                workloads.without_agent.insert(key.clone(), words);
+            }
+        }
+        workloads
+    }
 }
 
 impl<'w> Draft<'w> {
@@ -49,38 +86,13 @@ impl<'w> Draft<'w> {
             .collect()
     }
 
-    /// Who enforces for these pods. One that has no address yet sends and receives nothing, and is
-    /// nobody's.
+    /// As [`NodeAgents::standing`].
     pub(super) fn standing<'p>(
         &self,
         pods: impl IntoIterator<Item = (&'p ObjectKey, &'p Pod)>,
+        since: Option<Timestamp>,
     ) -> Workloads {
-        let mut workloads = Workloads::default();
-        for (key, pod) in pods {
-            let Some(node) = &pod.node else {
-                workloads.without_address.insert(key.clone());
-                continue;
-            };
-            if pod.host_network {
-                let words = format!(
-                    "{} uses its node's network, where nothing tells its packets from the node's: isolate node {node}, or give it a network of its own",
-                    key.name
-                );
-                workloads.without_agent.insert(key.clone(), words);
-            } else if pod.addresses.is_empty() {
-                workloads.without_address.insert(key.clone());
-            } else if let Some(device) = self.node_agents.on(node) {
-                let ward = Ward {
-                    device: device.clone(),
-                    addresses: pod.addresses.clone(),
-                };
-                workloads.wards.insert(key.clone(), ward);
-            } else {
-                let words = format!("no agent runs on node {node} of pod {}", key.name);
-                workloads.without_agent.insert(key.clone(), words);
-            }
-        }
-        workloads
+        self.node_agents.standing(pods, since)
     }
 
     /// What an isolation of the node would cut for everybody, in words.

@@ -372,7 +372,7 @@ proptest! {
         world in world(), protocol in pick(&PROTOCOLS), port in 79u16..88,
     ) {
         let pods: Vec<_> = world.pods.iter().filter(|(_, pod)| !pod.host_network).collect();
-        for (from, _) in &world.pods {
+        for from in world.pods.keys() {
             for (to, pod) in &pods {
                 let from = Place::Pod(from.clone());
                 let whole = ask(&world, from.clone(), Place::Pod((*to).clone()), protocol, port);

@@ -281,7 +281,7 @@ async fn a_quiet_fleet_says_nothing_to_anybody() {
     for _ in 0..5 {
         let heartbeat = proto::Heartbeat {
             applied: Some(applied(&bundle)),
-            counts: Vec::new(),
+            ..proto::Heartbeat::default()
         };
         agent
             .say(agent_message::Message::Heartbeat(heartbeat))

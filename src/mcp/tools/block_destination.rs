@@ -363,11 +363,13 @@ impl Output {
                 "{destination} is blocked {whom} {end}: {points} have read it back; {} ms.",
                 self.milliseconds
             ),
-            InForce::Unknown | InForce::Pending | InForce::Partial => format!(
-                "{name} is written, and not known to be in force everywhere yet: {points}. get_policy \
+            InForce::Unknown | InForce::NotEnforceable | InForce::Pending | InForce::Partial => {
+                format!(
+                    "{name} is written, and not known to be in force everywhere yet: {points}. get_policy \
                  shows how it goes on. {}",
-                self.message
-            ),
+                    self.message
+                )
+            }
         }
     }
 }

@@ -60,7 +60,7 @@ pub fn define() -> Definition {
         "Create a policy",
         "Creates a Policy in the tenant: rules that Allow, Deny or Audit connections of the chosen \
          subjects. With mode Observe it reports what it would do and changes nothing. Scopes below \
-         Manage may write rules that Deny or Audit, on devices of their targets.",
+         Manage may write rules that Deny or Audit, on devices or pods of their targets.",
     )
 }
 
@@ -113,7 +113,7 @@ fn is_label(name: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// Named devices, devices by tags, or what can be any: users, workloads and trust levels choose
+/// Named devices, devices by tags, pods by a selector, or what can be any: users and trust levels choose
 /// devices that may be others tomorrow.
 fn target(subjects: &Subjects) -> Result<Target, Failure> {
     let Subjects {
@@ -123,6 +123,9 @@ fn target(subjects: &Subjects) -> Result<Target, Failure> {
         applications: _,
         all,
     } = subjects;
+    if let (Some(workloads), None, false) = (workloads, devices, *all) {
+        return Ok(Target::Workloads(workloads.pod_selector.clone()));
+    }
     let Some(chosen) = devices.as_ref().filter(|_| !*all && workloads.is_none()) else {
         return Ok(Target::Fleet);
     };
@@ -255,11 +258,13 @@ impl Output {
                 "{name} is in force: {points} have read it back; {} ms.",
                 self.milliseconds
             ),
-            InForce::Unknown | InForce::Pending | InForce::Partial => format!(
-                "{name} is written, and not known to be in force everywhere yet: {points}. get_policy \
+            InForce::Unknown | InForce::NotEnforceable | InForce::Pending | InForce::Partial => {
+                format!(
+                    "{name} is written, and not known to be in force everywhere yet: {points}. get_policy \
                  shows how it goes on. {}",
-                self.message
-            ),
+                    self.message
+                )
+            }
         }
     }
 }
@@ -298,6 +303,9 @@ mod tests {
             assert_eq!(target(&subjects(wide.clone())), Ok(Target::Fleet), "{wide}");
         }
         assert!(target(&subjects(json!({"devices": {"ids": ["dev_1"]}}))).is_err());
+        let pods = json!({"workloads": {"podSelector": {"matchLabels": {"app": "web"}}}});
+        let chosen = target(&subjects(pods));
+        assert!(matches!(chosen, Ok(Target::Workloads(_))), "{chosen:?}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ struct Output {
     verdict: String,
     /// The verdict in a sentence, with what decides.
     because: String,
-    /// One for each way in which pairs of addresses fare.
+    /// For each way in which pairs of addresses fare.
     paths: Vec<PathItem>,
     #[serde(skip_serializing_if = "is_zero")]
     more_paths: usize,
@@ -60,7 +60,6 @@ struct PointItem {
     enforced_by: String,
     at: String,
     passes: bool,
-    /// In the order of evaluation.
     steps: Vec<StepItem>,
     #[serde(skip_serializing_if = "is_zero")]
     more_steps: usize,
@@ -68,7 +67,7 @@ struct PointItem {
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct StepItem {
-    /// Kind namespace/name; empty for what belongs to none that this tenant sees.
+    /// Kind namespace/name
     resource: String,
     rule: String,
     /// Allowed, Denied, WouldAllow, WouldDeny, Audited or NoMatch
@@ -82,9 +81,9 @@ fn is_zero(number: &usize) -> bool {
 }
 
 /// Shown of each, so that an answer stays readable; what decides is always among the steps.
-const MOST_PATHS: usize = 8;
+const MOST_PATHS: usize = 4;
 const MOST_PAIRS: usize = 8;
-const MOST_STEPS: usize = 20;
+const MOST_STEPS: usize = 10;
 const MOST_TEXT: usize = 1024;
 
 pub fn define() -> Definition {
@@ -262,7 +261,7 @@ mod tests {
         let output = Output::of(&answer);
         let point = &output.paths[0].points[0];
         assert!(point.steps.last().is_some_and(|step| step.decisive));
-        assert_eq!((output.more_paths, point.more_steps), (92, 384));
+        assert_eq!((output.more_paths, point.more_steps), (96, 394));
         assert_eq!(output.from, "pod/shop/web-0");
         let size = serde_json::to_vec(&output).expect("JSON").len();
         assert!(size < 25_000 * 4, "{size} bytes");

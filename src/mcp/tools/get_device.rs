@@ -10,7 +10,7 @@ use super::describe;
 use crate::access::Tool;
 use crate::api::TrustLevel;
 use crate::domain::words::confirm_release;
-use crate::local::types::DeviceView;
+use crate::local::types::{DeviceView, Held};
 use crate::mcp::answer::{Failure, Reply};
 use crate::mcp::call::Call;
 use crate::mcp::text::clean;
@@ -63,7 +63,11 @@ pub struct HeldIsolation {
 
 impl HeldIsolation {
     pub fn of(view: &DeviceView) -> Vec<Self> {
-        let held = view.held.iter();
+        Self::all(&view.held)
+    }
+
+    pub fn all(held: &[Held]) -> Vec<Self> {
+        let held = held.iter();
         held.map(|held| Self {
             isolation: clean(&held.isolation, MOST_TEXT),
             confirm: confirm_release(&held.hold),

@@ -2,24 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-use kube::Api;
+use kube::ResourceExt;
 use rmcp::model::Tool as Definition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::describe;
+use super::isolating::{self, Isolated, Wanted};
 use super::settle::{self, InForce, Points};
 use super::stages::{Laps, Stages};
 use crate::access::decide::Lasts;
 use crate::access::{Intent, Target as Means, Tool};
-use crate::api::{Isolation, IsolationSpec, ManagementPath, Probes, Target};
+use crate::api::{IsolationSpec, ManagementPath, Probes, Target};
 use crate::domain::names::DeviceId;
-use crate::local::Kind;
-use crate::local::types::{Standing, Unwritten};
 use crate::mcp::answer::{Failure, Reply};
-use crate::mcp::call::{Action, Call, Done};
+use crate::mcp::call::Call;
 use crate::mcp::{arguments, resources};
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -79,7 +76,7 @@ pub fn define() -> Definition {
 }
 
 pub async fn run(call: &Call) -> Result<Reply, Failure> {
-    let mut laps = Laps::authenticated(call.arrived);
+    let laps = Laps::authenticated(call.arrived);
     let input: Input = call.arguments()?;
     let reason = arguments::reason(&input.reason)?;
     let end = settle::end_of(input.ttl.as_deref())?;
@@ -100,158 +97,40 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
                 ..Target::default()
             },
             user_names: None,
-            reason: reason.clone(),
+            reason,
             management: input.management,
             incident: input.incident,
             probes: Probes::default(),
             expires_at: end.map(|(_, end)| end),
         },
-        device,
         dry_run: input.dry_run,
     };
-    let api = resources::api::<Isolation>(call)?;
-    let resource = Unwritten::Isolation(wanted.spec.clone());
-    let (points, there) = tokio::join!(
-        settle::preview(call, &wanted.name, resource),
-        api.get_opt(&wanted.name)
-    );
-    let found = Found {
-        points: points?,
-        there,
-    };
-    laps.decided();
-    let action = call.begin(&reason, input.dry_run).await?;
-    laps.intent_durable();
-    let done = isolate(call, &action, &wanted, found, &mut laps).await;
-    let mut reply = call.end(action, done).await?;
-    laps.recorded();
-    reply.set("stages_ms", &laps.stages);
-    reply.set("milliseconds", &call.milliseconds());
-    Ok(reply)
-}
-
-struct Wanted {
-    name: String,
-    spec: IsolationSpec,
-    device: DeviceId,
-    dry_run: bool,
-}
-
-/// What was asked before the action began.
-struct Found {
-    /// Devices that would have rules of it.
-    points: usize,
-    /// What has the name already. That it can't be read is an outcome of the action.
-    there: kube::Result<Option<Isolation>>,
-}
-
-async fn isolate(
-    call: &Call,
-    action: &Action,
-    wanted: &Wanted,
-    found: Found,
-    laps: &mut Laps,
-) -> Result<Done, Failure> {
-    let Found { points, there } = found;
-    let (isolation, already) = ensure(call, action, there?, wanted).await?;
-    laps.written();
-    let standing = if wanted.dry_run {
-        None
-    } else {
-        settle::written(call, Kind::Isolation, &isolation).await
-    };
-    let moments = standing.as_ref().and_then(|s| s.moments.as_ref());
-    laps.answered(moments);
-    let output = output(call, wanted, &isolation, already, standing.as_ref(), points);
-    Ok(Done {
-        reply: Reply::new(&output, output.text()),
-        resources: vec![resources::touched(&isolation, wanted.dry_run)],
+    isolating::isolate(call, laps, wanted, |isolated| {
+        let output = output(call, &device, isolated);
+        Reply::new(&output, output.text())
     })
+    .await
 }
 
-/// Creates it, or finds the agent's own and lets it last longer when that was asked for.
-async fn ensure(
-    call: &Call,
-    action: &Action,
-    there: Option<Isolation>,
-    wanted: &Wanted,
-) -> Result<(Isolation, bool), Failure> {
-    let api = &resources::api::<Isolation>(call)?;
-    let Some(there) = there else {
-        let isolation = stamped(call, action, wanted);
-        let created = resources::create(api, &isolation, wanted.dry_run).await?;
-        return Ok((created, false));
-    };
-    if !resources::is_own(&call.principal, &there) {
-        return Err(Failure::invalid(format!(
-            "an Isolation named {} is there and was written by {}: ask them to remove it",
-            wanted.name,
-            resources::author(&there)
-        )));
-    }
-    let over = there
-        .spec
-        .expires_at
-        .is_some_and(|end| end <= Timestamp::now());
-    let end = wanted.spec.expires_at;
-    if over {
-        return Ok((replace(call, action, api, &there, wanted).await?, false));
-    }
-    if !resources::is_longer(end, there.spec.expires_at) {
-        return Ok((there, true));
-    }
-    let spec = json!({"expiresAt": end});
-    let changed = resources::change(api, &there, spec, wanted.dry_run).await?;
-    Ok((changed, true))
-}
-
-fn stamped(call: &Call, action: &Action, wanted: &Wanted) -> Isolation {
-    let mut isolation = Isolation::new(&wanted.name, wanted.spec.clone());
-    isolation.metadata = resources::stamped(call, action, &wanted.name, &wanted.spec.reason);
-    isolation
-}
-
-/// Makes a new one in place of one whose time is over and which is in force nowhere: the API server
-/// counts the longest isolation from an Isolation's creation.
-async fn replace(
-    call: &Call,
-    action: &Action,
-    api: &Api<Isolation>,
-    over: &Isolation,
-    wanted: &Wanted,
-) -> Result<Isolation, Failure> {
-    resources::delete(api, over, wanted.dry_run).await?;
-    let mut isolation = stamped(call, action, wanted);
-    if wanted.dry_run {
-        // The name is still taken; all else is asked as it would be.
-        isolation.metadata.name = Some(format!("{}-again", wanted.name));
-    }
-    Ok(resources::create(api, &isolation, wanted.dry_run).await?)
-}
-
-fn output(
-    call: &Call,
-    wanted: &Wanted,
-    isolation: &Isolation,
-    already: bool,
-    standing: Option<&Standing>,
-    points: usize,
-) -> Output {
-    let in_force = match standing {
-        _ if wanted.dry_run => InForce::NotWritten,
-        Some(standing) => settle::in_force(standing),
-        None => InForce::Unknown,
-    };
+fn output(call: &Call, device: &DeviceId, isolated: &Isolated) -> Output {
+    let Isolated {
+        isolation,
+        already,
+        standing,
+        previewed,
+        dry_run,
+    } = isolated;
+    let standing = standing.as_ref();
     let would_match = Points {
-        matched: points.saturating_sub(1),
+        matched: previewed.devices.saturating_sub(1),
         ..Points::default()
     };
     Output {
-        device_id: wanted.device.to_string(),
-        isolation: wanted.name.clone(),
-        dry_run: wanted.dry_run,
-        already_isolated: already,
-        in_force,
+        device_id: device.to_string(),
+        isolation: isolation.name_any(),
+        dry_run: *dry_run,
+        already_isolated: *already,
+        in_force: isolated.in_force(),
         self_programmed: standing.is_some_and(|s| s.self_programmed == Some(true)),
         peers: standing.map_or(would_match, Points::from),
         connections_cut: standing.map_or(0, |standing| standing.connections_cut),
@@ -288,7 +167,7 @@ impl Output {
                  connections were cut; {} ms.",
                 self.connections_cut, self.milliseconds
             ),
-            InForce::Pending | InForce::Partial => format!(
+            InForce::NotEnforceable | InForce::Pending | InForce::Partial => format!(
                 "{name} is written, and not in force everywhere yet: the device itself {}, {peers}. \
                  list_isolations shows how it goes on. {}",
                 if self.self_programmed {

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::describe;
 use super::settle::Points;
+use super::workload::Chosen;
 use crate::access::Tool;
-use crate::api::isolation::SelfState;
+use crate::api::isolation::{SelfState, WorkloadTarget};
 use crate::api::{Isolation, Phase};
-use crate::domain::names::DeviceId;
 use crate::domain::words::confirm_release;
-use crate::local::types::{DeviceView, Held};
+use crate::local::types::HeldIsolation;
 use crate::mcp::answer::{Failure, Reply};
 use crate::mcp::call::Call;
 use crate::mcp::page::{self, ResponseFormat};
@@ -24,6 +24,8 @@ use crate::mcp::text::clean;
 struct Input {
     /// Only Isolations of this device: its id, such as list_devices gives.
     device_id: Option<String>,
+    /// Only Isolations that name this pod, such as list_workloads gives.
+    pod: Option<String>,
     /// True: only those that this agent wrote.
     #[serde(default)]
     own: bool,
@@ -47,7 +49,7 @@ struct Output {
 #[derive(Debug, Serialize, JsonSchema)]
 struct Item {
     name: String,
-    /// Such as device/dev_….
+    /// Such as device/dev_…, workload/web-0 or workload/app=web.
     target: String,
     /// Pending until the target and every connected peer have read it back.
     phase: Phase,
@@ -55,6 +57,9 @@ struct Item {
     written_by: String,
     /// This agent wrote it and can release it.
     own: bool,
+    /// Of pods: how many the target chooses, and how many of them are cut off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pods: Option<Pods>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
     /// It was deleted together with many others and stays in force until a person runs this.
@@ -62,6 +67,12 @@ struct Item {
     held_until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<Detail>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Pods {
+    chosen: i32,
+    covered: i32,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -83,7 +94,7 @@ pub fn define() -> Definition {
     describe::<Input, Output>(
         Tool::ListIsolations,
         "List isolations",
-        "Lists the Isolations of the tenant: target, phase, who wrote it and when it ends. The \
+        "Lists the Isolations of the tenant: target, phase, pods covered, who wrote it and when it ends. The \
          detailed format adds the reason that was given and which kernels have read it back.",
     )
 }
@@ -97,9 +108,12 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
         .map(|isolation| Found::Written(Box::new(isolation)));
     let mut found: Vec<Found> = written.collect();
     if !input.own {
-        found.extend(held(call).await?);
+        let held = call.shared.operator.held(&call.principal.tenant).await?;
+        found.extend(held.into_iter().map(Found::Held));
     }
-    found.retain(|found| input.device_id.is_none() || input.device_id.as_deref() == found.device());
+    for target in input.targets() {
+        found.retain(|found| found.target() == target);
+    }
     found.sort_by_key(Found::name);
     let (page, lines) = page::cut(
         found,
@@ -117,59 +131,53 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
     Ok(Reply::new(&output, text))
 }
 
+impl Input {
+    fn targets(&self) -> impl Iterator<Item = String> {
+        let device = self.device_id.iter().map(|id| format!("device/{id}"));
+        let pod = self.pod.iter().map(|pod| format!("workload/{pod}"));
+        device.chain(pod)
+    }
+}
+
 /// What isolates.
 enum Found {
     Written(Box<Isolation>),
-    /// Deleted, and held in force.
-    Held {
-        device: DeviceId,
-        held: Held,
-    },
+    /// Deleted, and held in force: the API server has it no more.
+    Held(HeldIsolation),
 }
 
 impl Found {
     fn name(&self) -> String {
         match self {
             Self::Written(isolation) => isolation.name_any(),
-            Self::Held { held, .. } => held.isolation.clone(),
+            Self::Held(held) => held.held.isolation.clone(),
         }
     }
 
-    fn device(&self) -> Option<&str> {
+    fn target(&self) -> String {
         match self {
-            Self::Written(isolation) => isolation.spec.target.device.as_deref(),
-            Self::Held { device, .. } => Some(device.as_str()),
+            Self::Written(isolation) => target(isolation),
+            Self::Held(held) => clean(&held.target, 300),
         }
     }
-}
-
-/// Those that the API server has no more.
-async fn held(call: &Call) -> Result<Vec<Found>, Failure> {
-    let devices = call.shared.operator.devices(&call.principal.tenant).await?;
-    let held = devices.into_iter().flat_map(|view| {
-        let DeviceView { id, held, .. } = view;
-        held.into_iter().map(move |held| Found::Held {
-            device: id.clone(),
-            held,
-        })
-    });
-    Ok(held.collect())
 }
 
 fn show(call: &Call, found: &Found, format: ResponseFormat) -> (Item, String) {
     match found {
         Found::Written(isolation) => show_written(call, isolation, format),
-        Found::Held { device, held } => show_held(device, held),
+        Found::Held(held) => show_held(held),
     }
 }
 
-fn show_held(device: &DeviceId, held: &Held) -> (Item, String) {
+fn show_held(isolation: &HeldIsolation) -> (Item, String) {
+    let held = &isolation.held;
     let item = Item {
         name: clean(&held.isolation, 253),
-        target: format!("device/{device}"),
+        target: clean(&isolation.target, 300),
         phase: Phase::Isolated,
         written_by: "deleted".to_owned(),
         own: false,
+        pods: None,
         expires_at: None,
         held_until: Some(confirm_release(&held.hold)),
         detail: None,
@@ -191,15 +199,23 @@ fn show_written(call: &Call, isolation: &Isolation, format: ResponseFormat) -> (
         phase: status.phase,
         written_by: resources::author(isolation),
         own: resources::is_own(&call.principal, isolation),
+        pods: status.workloads.as_ref().map(|pods| Pods {
+            chosen: pods.matched,
+            covered: pods.programmed,
+        }),
         expires_at: isolation.spec.expires_at.map(|end| end.to_string()),
         held_until: None,
         detail: (format == ResponseFormat::Detailed).then(|| detail(isolation)),
     };
     let line = format!(
-        "{} {} {:?}, by {}{}",
+        "{} {} {:?}{}, by {}{}",
         item.name,
         item.target,
         item.phase,
+        item.pods
+            .as_ref()
+            .map(|pods| format!(", {} of {} pods covered", pods.covered, pods.chosen))
+            .unwrap_or_default(),
         item.written_by,
         item.expires_at
             .as_ref()
@@ -218,10 +234,22 @@ fn target(isolation: &Isolation) -> String {
     named("device", &target.device)
         .or_else(|| named("user", &target.user))
         .or_else(|| named("node", &target.node))
-        .unwrap_or_else(|| {
-            let workload = target.workload.clone().unwrap_or_default();
-            named("workload", &workload.pod).unwrap_or_else(|| "workload/by labels".into())
-        })
+        .or_else(|| target.workload.as_ref().map(of_pods))
+        .unwrap_or_default()
+}
+
+/// As the tools that isolate and release pods call it, where they can.
+fn of_pods(target: &WorkloadTarget) -> String {
+    if let Some(pod) = &target.pod {
+        return format!("workload/{}", clean(pod, 253));
+    }
+    let selector = target.pod_selector.clone().unwrap_or_default();
+    let expressions = selector.match_expressions.unwrap_or_default();
+    let labels = selector.match_labels.unwrap_or_default();
+    match expressions.is_empty() {
+        true => Chosen::Labels(labels).summary(),
+        false => "workload/(selected)".to_owned(),
+    }
 }
 
 fn detail(isolation: &Isolation) -> Detail {

@@ -1,18 +1,16 @@
 //! `release_device`.
 
-use kube::ResourceExt;
 use rmcp::model::Tool as Definition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::describe;
 use super::get_device::HeldIsolation;
-use super::{describe, settle};
-use crate::access::{Intent, Target, Tool};
-use crate::api::Isolation;
-use crate::local::Kind;
+use super::releasing::{Found, Remaining};
+use crate::access::Tool;
 use crate::mcp::answer::{Failure, Reply};
+use crate::mcp::arguments;
 use crate::mcp::call::{Call, Done};
-use crate::mcp::{arguments, resources};
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -45,13 +43,6 @@ struct Output {
     message: String,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
-struct Remaining {
-    name: String,
-    /// Who can delete it.
-    written_by: String,
-}
-
 pub fn define() -> Definition {
     describe::<Input, Output>(
         Tool::ReleaseDevice,
@@ -67,97 +58,38 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
     let view = call.device(&input.device_id).await?;
     let device = view.id.to_string();
     call.about(&device);
-    let (own, others): (Vec<Isolation>, Vec<Isolation>) = resources::all::<Isolation>(call)
-        .await?
-        .into_iter()
-        .filter(|isolation| isolation.spec.target.device.as_ref() == Some(&device))
-        .partition(|isolation| resources::is_own(&call.principal, isolation));
-    if let ([], [other, ..]) = (&own[..], &others[..]) {
-        let target = Target::Written {
-            name: format!("Isolation {}", other.name_any()),
-            by: resources::written_by(other).map(str::to_owned),
-        };
-        let intent = Intent {
-            target,
-            ..Intent::of(call.tool)
-        };
-        call.permit(&intent).await?;
-    }
-    for isolation in &own {
-        let target = Target::Written {
-            name: isolation.name_any(),
-            by: resources::written_by(isolation).map(str::to_owned),
-        };
-        let intent = Intent {
-            target,
-            dry_run: input.dry_run,
-            ..Intent::of(call.tool)
-        };
-        call.permit(&intent).await?;
-    }
+    let found = Found::of(call, |isolation| {
+        isolation.spec.target.device.as_ref() == Some(&device)
+    });
+    let found = found.await?;
+    found.permit(call, input.dry_run).await?;
     let action = call.begin(&reason, input.dry_run).await?;
-    let found = Found {
-        own,
-        others,
-        held: HeldIsolation::of(&view),
-    };
-    let done = release(call, device, found, input.dry_run).await;
+    let held = HeldIsolation::of(&view);
+    let done = release(call, device, found, held, input.dry_run).await;
     call.end(action, done).await
-}
-
-/// The device's isolations.
-struct Found {
-    own: Vec<Isolation>,
-    others: Vec<Isolation>,
-    held: Vec<HeldIsolation>,
 }
 
 async fn release(
     call: &Call,
     device_id: String,
     found: Found,
+    held: Vec<HeldIsolation>,
     dry_run: bool,
 ) -> Result<Done, Failure> {
-    let Found { own, others, held } = found;
-    let api = resources::api::<Isolation>(call)?;
-    for isolation in &own {
-        resources::delete(&api, isolation, dry_run).await?;
-    }
-    let (mut lifted, mut message) = (!dry_run && held.is_empty(), String::new());
-    if !dry_run {
-        for isolation in &own {
-            let standing = settle::lifted(call, Kind::Isolation, isolation).await;
-            lifted &= standing
-                .as_ref()
-                .is_some_and(|standing| standing.programmed);
-            if let Some(standing) = standing {
-                message = standing.message;
-            }
-        }
-    }
-    let released: Vec<String> = own.iter().map(ResourceExt::name_any).collect();
+    let released = found.release(call, dry_run).await?;
     let output = Output {
         device_id,
         dry_run,
-        lifted_everywhere: lifted,
-        still_isolated_by: others
-            .iter()
-            .map(|isolation| Remaining {
-                name: isolation.name_any(),
-                written_by: resources::author(isolation),
-            })
-            .collect(),
+        lifted_everywhere: released.lifted && held.is_empty(),
+        still_isolated_by: found.others.iter().map(Remaining::from).collect(),
         held,
         milliseconds: call.milliseconds(),
-        message,
-        released,
+        message: released.message,
+        released: released.names,
     };
     Ok(Done {
         reply: Reply::new(&output, output.text()),
-        resources: own
-            .iter()
-            .map(|object| resources::touched(object, dry_run))
-            .collect(),
+        resources: released.resources,
     })
 }
 

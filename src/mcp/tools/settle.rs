@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::access::span;
 use crate::domain::names::ObjectKey;
 use crate::local::Kind;
-use crate::local::types::{Preview, SettledQuery, Standing, Unwritten};
+use crate::local::types::{Preview, Previewed, SettledQuery, Standing, Unwritten};
 use crate::mcp::answer::Failure;
 use crate::mcp::call::Call;
 use crate::mcp::resources::Written;
@@ -29,6 +29,8 @@ pub enum InForce {
     NotWritten,
     /// The operator did not accept it; `message` says why.
     NotAccepted,
+    /// Accepted; nothing can enforce it; `message` says what stands in the way.
+    NotEnforceable,
     /// Accepted; no enforcement point has read it back yet.
     Pending,
     /// Some enforcement points have read it back.
@@ -117,6 +119,12 @@ fn asked(standing: Result<Standing, Failure>) -> Option<Standing> {
 /// Refuses what the operator would not accept of this agent, such as a target that would cut the
 /// operator itself; else, how many devices it would be for.
 pub async fn preview(call: &Call, name: &str, resource: Unwritten) -> Result<usize, Failure> {
+    let previewed = previewed(call, name, resource).await?;
+    Ok(previewed.devices)
+}
+
+/// The same, with all that the operator says of it.
+pub async fn previewed(call: &Call, name: &str, resource: Unwritten) -> Result<Previewed, Failure> {
     let tenant = &call.principal.tenant;
     let preview = Preview {
         written_by: call.principal.user.clone(),
@@ -125,7 +133,7 @@ pub async fn preview(call: &Call, name: &str, resource: Unwritten) -> Result<usi
     };
     let previewed = call.shared.operator.preview(tenant, &preview).await?;
     if previewed.accepted {
-        return Ok(previewed.devices);
+        return Ok(previewed);
     }
     let failure = Failure::refused(
         "not_acceptable",
@@ -184,6 +192,7 @@ mod tests {
             offline: 0,
             connections_cut: 0,
             still_isolated_by: Vec::new(),
+            pods: None,
             moments: None,
         }
     }

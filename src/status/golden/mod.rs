@@ -92,6 +92,9 @@ struct Acknowledgement {
     /// Those that are root there.
     #[serde(default)]
     spared_accounts: BTreeSet<String>,
+    /// By `namespace/pod`.
+    #[serde(default)]
+    covered_at: BTreeMap<String, Timestamp>,
 }
 
 const GOLDEN: &str = "tests/golden";
@@ -131,6 +134,7 @@ fn resource<K: ResourceExt, Spec>(object: &K, spec: Spec) -> (ObjectKey, Resourc
         uid: object.uid().unwrap_or_else(|| key.name.clone()),
         generation: object.meta().generation.unwrap_or(1),
         written_by: object.annotations().get(stamps::WRITTEN_BY).cloned(),
+        created: object.creation_timestamp().map(|time| time.0),
         spec,
     };
     (key, resource)
@@ -196,6 +200,7 @@ fn applied_of(compiled: &Compiled, acknowledged: &Acknowledged, now: Timestamp) 
             refused: said.refused.clone(),
             connections_cut: said.connections_cut.clone(),
             wards: Arc::new(state.map(WardApplied::all).unwrap_or_default()),
+            covered_at: Arc::new(said.covered_at.clone()),
             seen: said.seen.clone(),
             datapath: said.datapath,
             accounts: Accounts {

@@ -245,7 +245,7 @@ fn workloads_of(workloads: &Workloads) -> Value {
         without_address,
     } = workloads;
     json!({
-        "wards": map(wards, |ward| json!({"device": ward.device, "addresses": ward.addresses})),
+        "wards": map(wards, |ward| json!({"device": ward.device, "addresses": ward.addresses, "started": ward.started.map(|at| at.to_string())})),
         "withoutAgent": map(without_agent, |words| words.clone().into()),
         "withoutAddress": names(without_address),
     })
@@ -344,6 +344,7 @@ fn scope(verdict: &ScopeVerdict) -> Value {
         agent,
         devices,
         all_devices,
+        pods,
         unknown,
         role,
         tools,
@@ -354,6 +355,7 @@ fn scope(verdict: &ScopeVerdict) -> Value {
         "agent": agent,
         "devices": devices,
         "allDevices": all_devices,
+        "pods": pods,
         "unknown": unknown,
         "role": role,
         "tools": tools,

@@ -11,6 +11,8 @@ mod policy;
 mod users;
 mod wards;
 
+pub use wards::{ANSWERS_TO_HOST, Place};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 

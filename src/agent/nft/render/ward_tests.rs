@@ -99,6 +99,19 @@ fn there_is_no_table_for_bridges_where_it_would_do_nothing() {
 }
 
 #[test]
+fn link_local_addresses_are_cut_only_while_a_ward_is_isolated() {
+    let all = text(&rendered(json!({"wards": wards()})).ruleset);
+    assert!(
+        all.contains("ip6 saddr fe80::/10 jump ward_link_local"),
+        "{all}"
+    );
+    let mut shop = wards();
+    shop.as_object_mut().expect("an object").remove("cut");
+    let none = text(&rendered(json!({"wards": shop})).ruleset);
+    assert!(!none.contains("fe80::"), "{none}");
+}
+
+#[test]
 fn an_isolated_host_cuts_its_wards_in_both_tables() {
     let fields = json!({"wards": wards(), "isolation": {}});
     let rendered = with_bridges(fields, &Family::BOTH, BridgeTable::Untracked);

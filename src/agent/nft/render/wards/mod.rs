@@ -6,21 +6,21 @@
 //! Each group has a chain for each place at which its packets are met. Connections that this host itself
 //! opens to a ward, as the kubelet's probes, are judged by the ward's isolation and by no policy.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+mod isolation;
 
-use ipnet::IpNet;
+use std::collections::BTreeMap;
+
 use nftables::stmt::Statement;
 use sha2::{Digest, Sha256};
 
 use super::super::expr::{self, ConnectionSide, State};
 use super::super::networks::Family;
 use super::super::ruleset::{Elements, Rule};
-use super::containment::{ISOLATION, peers_in};
 use super::policy::{self, DIRECTIONS, Policies, Way, direction_name};
-use super::{HookPoint, Rendered, Statements, port_conditions};
-use crate::api::{Direction, Protocol};
-use crate::domain::enforcement::{ManagementRule, Ports, WARDS, WardGroup, WardIsolation};
+use super::{HookPoint, Rendered, Statements};
+use crate::api::Direction;
+use crate::domain::enforcement::{WARDS, WardGroup};
+use isolation::{drop_link_local, isolate};
 
 /// The comment of rules that count what wards answer to this host, which no policy judges.
 pub const ANSWERS_TO_HOST: &str = "wards-answers-to-host";
@@ -39,6 +39,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// Of a group's chain, the place that it is for.
+    pub fn of_chain(chain: &str) -> Option<Self> {
+        let (group, place) = chain.rsplit_once('_')?;
+        let mut all = Table::INET.places.iter().copied();
+        let is_group = group.starts_with("ward_");
+        all.find(|known| is_group && known.name() == place)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::From => "from",
@@ -105,6 +113,10 @@ pub fn judge(rendered: &mut Rendered, wards: &BTreeMap<String, WardGroup>, table
         .collect();
     if groups.is_empty() {
         return;
+    }
+    let isolates = groups.iter().any(|(_, _, group)| group.isolation.is_some());
+    if isolates && table.families.contains(&Family::V6) {
+        drop_link_local(rendered);
     }
     for place in table.places {
         for (chain, name, group) in &groups {
@@ -173,122 +185,6 @@ fn count(rendered: &mut Rendered, chain: &str, group: &str) {
 fn pass(rendered: &mut Rendered, chain: &str, mut conditions: Statements) {
     conditions.push(expr::leave_chain());
     rendered.add_rule(chain, Rule::new(conditions));
-}
-
-fn isolate(
-    rendered: &mut Rendered,
-    chain: &str,
-    place: Place,
-    (name, group): (&str, &WardGroup),
-    isolation: &WardIsolation,
-    table: &Table,
-) {
-    if place.way() == Way::Arriving && table.tracks {
-        pass_path_mtu(rendered, chain);
-    }
-    for rule in &isolation.management {
-        pass_management(rendered, chain, place.way(), rule, table.tracks);
-    }
-    if place.is_of_host() {
-        for (ward, ports) in &isolation.probes {
-            if let Some(addresses) = group.members.get(ward) {
-                pass_probes(rendered, chain, place.way(), addresses, ports);
-            }
-        }
-    }
-    let id = format!("{ISOLATION}/{name}");
-    rendered.add_counted(chain, &id, false, vec![expr::counter(), expr::drop()]);
-}
-
-/// As for an isolated host: a router's word that a packet of a connection that stays was too big.
-fn pass_path_mtu(rendered: &mut Rendered, chain: &str) {
-    let related = || expr::connection_state(&[State::Related]);
-    let v4 = vec![
-        expr::icmp_type(Family::V4, &[3]),
-        expr::icmp_code(4),
-        related(),
-    ];
-    pass(rendered, chain, v4);
-    let v6 = vec![expr::icmp_type(Family::V6, &[2]), related()];
-    pass(rendered, chain, v6);
-}
-
-/// Connections that management opens, both directions of them. Where connections aren't tracked, what comes
-/// from the ward's ports counts as an answer, but for a packet that opens a TCP connection.
-fn pass_management(
-    rendered: &mut Rendered,
-    chain: &str,
-    way: Way,
-    rule: &ManagementRule,
-    tracks: bool,
-) {
-    let family = Family::of(rule.network.addr());
-    let network = expr::address_in(&rule.network, way.peer());
-    if !tracks && way == Way::Leaving {
-        for ports in answering_ports(&rule.ports, family) {
-            let conditions = std::iter::once(network.clone()).chain(ports).collect();
-            pass(rendered, chain, conditions);
-        }
-        return;
-    }
-    for ports in port_conditions(&rule.ports, way.own(), Some(family)) {
-        let mut conditions = vec![network.clone()];
-        conditions.extend(ports);
-        if tracks {
-            conditions.push(expr::connection_side(way.side_of(Direction::Ingress)));
-        }
-        pass(rendered, chain, conditions);
-    }
-}
-
-/// The ways in which a packet from these ports can be an answer.
-fn answering_ports(ports: &BTreeSet<Ports>, family: Family) -> Vec<Statements> {
-    if ports.is_empty() {
-        return vec![
-            vec![expr::acknowledges()],
-            vec![expr::other_than_layer4(expr::TCP)],
-        ];
-    }
-    let (tcp, others): (BTreeSet<Ports>, BTreeSet<Ports>) = ports
-        .iter()
-        .partition(|span| span.protocol == Protocol::Tcp);
-    let own = Way::Leaving.own();
-    let mut ways = Vec::new();
-    if !tcp.is_empty() {
-        for mut conditions in port_conditions(&tcp, own, Some(family)) {
-            conditions.push(expr::acknowledges());
-            ways.push(conditions);
-        }
-    }
-    if !others.is_empty() {
-        ways.extend(port_conditions(&others, own, Some(family)));
-    }
-    ways
-}
-
-/// Connections that this host opens to the ward's ports.
-fn pass_probes(
-    rendered: &mut Rendered,
-    chain: &str,
-    way: Way,
-    addresses: &BTreeSet<IpAddr>,
-    ports: &BTreeSet<Ports>,
-) {
-    let networks: BTreeSet<IpNet> = addresses.iter().copied().map(IpNet::from).collect();
-    if ports.is_empty() {
-        return;
-    }
-    for family in Family::BOTH {
-        let Some(ward) = peers_in(rendered, &networks, family, way.own()) else {
-            continue;
-        };
-        for ports in port_conditions(ports, way.own(), Some(family)) {
-            let mut conditions = ward.clone();
-            conditions.extend(ports);
-            conditions.push(expr::connection_side(way.side_of(Direction::Ingress)));
-            pass(rendered, chain, conditions);
-        }
-    }
 }
 
 /// Sends each packet to the rules that judge its connection. One verdict ends the group's evaluation: what
