@@ -18,7 +18,7 @@ use super::enforcer::{self, Enforcer, Steps};
 use super::enroll::{EnrollError, Invitation, enroll};
 use super::facts;
 use super::identity::{Credentials, Identity};
-use super::nft::{Bridges, Nft, Situation};
+use super::nft::{Nft, Situation};
 use super::node::{Node, Renewal};
 use super::session::Session;
 use super::state_directory::StateDirectory;
@@ -125,7 +125,7 @@ async fn enforce(
     let situation = Situation {
         uid: nix::unistd::geteuid().as_raw(),
         pinned: identity.pinned(),
-        bridges: Bridges::default(),
+        ..Situation::default()
     };
     let mut enforcer = Enforcer::new(nft, verifier, situation, directory, steps);
     enforcer.start().await?;

@@ -15,6 +15,7 @@ use tonic::{Code, Streaming};
 use super::bundle::{Position, SignedBundle};
 use super::enforcer::{self, Acknowledged, Tampering};
 use super::identity::{Credentials, Identity};
+use super::nft::Suspended;
 use super::operator_channel::{connect, innermost};
 use super::status::StatusFile;
 use super::words::printable;
@@ -105,13 +106,11 @@ impl Session {
         let outgoing = Outgoing(outgoing);
         let hello = Hello {
             facts: Some(self.facts.borrow_and_update().clone()),
-            applied: self
-                .enforcer
-                .standing
-                .borrow()
-                .applied
-                .as_ref()
-                .map(applied),
+            applied: {
+                let standing = self.enforcer.standing.borrow();
+                let position = standing.applied.as_ref();
+                position.map(|position| applied(position, &standing.accounts))
+            },
         };
         outgoing.send(agent_message::Message::Hello(hello)).await?;
         let opening = client.session(ReceiverStream::new(outgoing_stream));
@@ -154,7 +153,7 @@ impl Session {
                 _ = heartbeat.tick() => {
                     let beat = self.enforcer.beat().await?;
                     let beat = Heartbeat {
-                        applied: beat.applied.as_ref().map(applied),
+                        applied: beat.applied.as_ref().map(|position| self.applied(position)),
                         counts: beat.counts,
                         datapath: datapath(beat.datapath).into(),
                     };
@@ -183,6 +182,10 @@ impl Session {
         }
     }
 
+    fn applied(&self, position: &Position) -> Applied {
+        applied(position, &self.enforcer.standing.borrow().accounts)
+    }
+
     async fn answer(&self, outgoing: &Outgoing, message: OperatorMessage) -> anyhow::Result<()> {
         match message.message {
             Some(operator_message::Message::Bundle(bundle)) => {
@@ -191,7 +194,8 @@ impl Session {
                 let answer = match self.enforcer.accept(bundle).await? {
                     Ok(done) => {
                         tell(&done);
-                        agent_message::Message::Ack(ack(&done))
+                        let applied = self.applied(&done.position);
+                        agent_message::Message::Ack(ack(&done, applied))
                     }
                     Err(refusal) => {
                         tracing::warn!(
@@ -213,7 +217,10 @@ impl Session {
                 let found = self.enforcer.read_back().await?;
                 let answer = proto::ReadBack {
                     nonce: verify.nonce,
-                    applied: found.applied.as_ref().map(applied),
+                    applied: found
+                        .applied
+                        .as_ref()
+                        .map(|position| self.applied(position)),
                     matches: found.matches,
                     detail: found.detail,
                     counts: found.counts,
@@ -286,11 +293,13 @@ fn said(address: &str, status: &tonic::Status) -> anyhow::Error {
     }
 }
 
-fn applied(position: &Position) -> Applied {
+fn applied(position: &Position, accounts: &Suspended) -> Applied {
     Applied {
         epoch: position.epoch,
         revision: position.revision,
         state_hash: position.state_hash.clone(),
+        suspended_accounts: accounts.dropped.keys().cloned().collect(),
+        spared_accounts: accounts.spared.iter().cloned().collect(),
     }
 }
 
@@ -321,9 +330,9 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn ack(done: &Acknowledged) -> Ack {
+fn ack(done: &Acknowledged, applied: Applied) -> Ack {
     Ack {
-        applied: Some(applied(&done.position)),
+        applied: Some(applied),
         connections_cut: done.connections_cut,
         verify_us: micros(done.stages.verify),
         persist_us: micros(done.stages.persist),

@@ -1,6 +1,7 @@
 //! `seawall agent status`: what the running agent last said of itself (`status.json`), what is on disk,
 //! and what the kernel holds now.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -181,12 +182,16 @@ async fn gather(directory: &StateDirectory) -> anyhow::Result<Status> {
         Ok(nft) if !state.wards.is_empty() => Bridges::look(nft).await,
         _ => Bridges::default(),
     };
+    let mut accounts = BTreeMap::new();
+    let mut lookup = enforcer::Lookup::default();
+    lookup.refresh(&mut accounts, &state.suspended_users).await;
     let situation = Situation {
         uid: running
             .as_ref()
             .map_or_else(|| nix::unistd::geteuid().as_raw(), |running| running.uid),
         pinned: identity.pinned(),
         bridges,
+        accounts,
     };
     let (kernel_matches, mut kernel) = kernel(nft, &state, &situation).await;
     if let Err(words) = &bundle {

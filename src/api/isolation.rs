@@ -31,6 +31,12 @@ use super::selectors::pod_selector_schema;
         json_path = ".status.workloads.summary"
     ),
     printcolumn(
+        name = "Accounts",
+        type_ = "string",
+        json_path = ".status.accounts.summary",
+        priority = 1
+    ),
+    printcolumn(
         name = "Reason",
         type_ = "string",
         json_path = ".spec.reason",
@@ -56,12 +62,18 @@ use super::selectors::pod_selector_schema;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = ("self.probes == 'Cut' || has(self.target.workload)", "only a workload has probes to keep: leave probes out")
+    validation = ("self.probes == 'Cut' || has(self.target.workload)", "only a workload has probes to keep: leave probes out"),
+    validation = ("!has(self.userNames) || has(self.target.user)", "userNames are the names of target.user: name a user, or leave them out"),
+    validation = ("has(self.userNames) == has(oldSelf.userNames) && (!has(self.userNames) || self.userNames == oldSelf.userNames)", "userNames cannot be changed: delete this Isolation and create another"),
+    validation = ("!has(self.target.user) || !has(self.management) || size(self.management) == 0", "a suspended user has no management paths: leave management out")
 )]
 pub struct IsolationSpec {
     /// What is isolated. It cannot be changed: delete this Isolation and make another.
     #[x_kube(validation = ("self == oldSelf", "target cannot be changed: delete this Isolation and create another"))]
     pub target: Target,
+    /// What target.user is called where it is suspended. It cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_names: Option<UserNames>,
     /// Why, for the people who read this later.
     #[schemars(length(max = 1024))]
     #[x_kube(
@@ -100,12 +112,14 @@ pub struct Target {
     pub device: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadTarget>,
-    /// A user's canonical id.
+    /// A user's canonical id: what people call them. userNames says what they are called elsewhere, if differently.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     #[x_kube(
         validation = ("!self.startsWith('system:')", "system: users are Kubernetes' own and cannot be suspended"),
-        validation = ("self == self.trim() && size(self) > 0", "a user's id is not empty and has no blanks around it")
+        validation = ("self == self.trim() && size(self) > 0", "a user's id is not empty and has no blanks around it"),
+        validation = ("self != 'root'", "root is no person, and the agents' own account: name the person, or isolate the device"),
+        validation = (r"!self.matches(r'[\x00-\x1f\x7f]')", "a user's id has no control characters")
     )]
     pub user: Option<String>,
     /// A node of the cluster; only for Isolations in the system namespace.
@@ -131,6 +145,43 @@ pub struct WorkloadTarget {
     pub pod_selector: Option<LabelSelector>,
 }
 
+/// The names of one user. A list that is left out stands for the user's id; an empty one for nobody there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = ("has(self.os) || has(self.kubernetes) || has(self.seawall)", "empty userNames are refused: give os, kubernetes or seawall, or leave userNames out where all of them are the user's id"),
+    validation = ("!has(self.os) || size(self.os) > 0 || !has(self.kubernetes) || size(self.kubernetes) > 0 || !has(self.seawall) || size(self.seawall) > 0", "os, kubernetes and seawall are all empty: nobody would be suspended")
+)]
+pub struct UserNames {
+    /// Accounts on devices, by name: the traffic of their processes is dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
+    #[x_kube(
+        validation = ("self.all(n, n != 'root')", "root cannot be suspended: it is the agents' own account, and whoever is root can take another; isolate the device"),
+        validation = ("self.all(n, !n.matches('^[0-9]+$'))", "os has names of accounts, not their numbers: the same number is somebody else on another device"),
+        validation = (r"self.all(n, n.matches(r'^[^\x00-\x20\x7f:/]+$'))", "the name of an account has no blanks, colons, slashes or control characters"),
+        validation = ("self.all(x, self.exists_one(y, x == y))", "a name is given twice")
+    )]
+    pub os: Option<Vec<String>>,
+    /// Users as the API server knows them: their writes are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
+    #[x_kube(
+        validation = ("self.all(n, !n.startsWith('system:'))", "system: users are Kubernetes' own and cannot be suspended: they are its parts and ServiceAccounts, Seawall's among them"),
+        validation = (r"self.all(n, n == n.trim() && !n.matches(r'[\x00-\x1f\x7f]'))", "the name of a Kubernetes user has no blanks around it and no control characters"),
+        validation = ("self.all(x, self.exists_one(y, x == y))", "a name is given twice")
+    )]
+    pub kubernetes: Option<Vec<String>>,
+    /// Agents of Seawall, by the names of their ApiKeyScopes: their keys are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
+    #[x_kube(
+        validation = ("self.all(n, n.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'))", "seawall has names of ApiKeyScopes, as `kubectl get apikeyscopes` shows them"),
+        validation = ("self.all(x, self.exists_one(y, x == y))", "a name is given twice")
+    )]
+    pub seawall: Option<Vec<String>>,
+}
+
 /// What happens to the kubelet's probes of an isolated workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum Probes {
@@ -147,7 +198,7 @@ pub enum Phase {
     Pending,
     /// The target itself and every connected peer have read it back.
     Isolated,
-    /// A user's writes, keys and traffic are refused.
+    /// A user's traffic, writes and keys are refused wherever that can be done now.
     Suspended,
     /// Some enforcement points have it; the conditions name what is missing.
     Partial,
@@ -197,6 +248,20 @@ pub struct WorkloadCoverage {
     pub longest_gap_seconds: Option<i32>,
 }
 
+/// The devices on which a user's accounts are suspended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountCoverage {
+    /// Devices of the Isolation's reach.
+    pub matched: i32,
+    /// Of these, those that have read it back.
+    pub programmed: i32,
+    /// Of these, those on which one of the accounts exists.
+    pub with_account: i32,
+    /// `programmed/matched`, for `kubectl get`.
+    pub summary: String,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IsolationStatus {
@@ -218,6 +283,9 @@ pub struct IsolationStatus {
     /// Of a workload: its pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workloads: Option<WorkloadCoverage>,
+    /// Of a user: the devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accounts: Option<AccountCoverage>,
     /// Open connections whose tracking entries were deleted, at the target and its peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_cut: Option<i32>,

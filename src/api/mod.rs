@@ -12,7 +12,7 @@ pub mod stamps;
 
 pub use api_key_scope::{Access, ApiKeyScope, ApiKeyScopeSpec, ApiKeyScopeStatus};
 pub use isolation::{
-    Isolation, IsolationSpec, IsolationStatus, Phase, Probes, Target, WorkloadTarget,
+    Isolation, IsolationSpec, IsolationStatus, Phase, Probes, Target, UserNames, WorkloadTarget,
 };
 pub use network::{ManagementPath, PortRange, Protocol};
 pub use policy::{

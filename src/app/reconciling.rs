@@ -9,11 +9,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::Operator;
 use crate::admission;
 use crate::api::{ApiKeyScope, Isolation, Policy, stamps};
+use crate::domain::enforcement::SuspendedUsers;
 use crate::domain::names::ObjectKey;
 use crate::domain::world::{Settings, World};
 use crate::enforce::access::{RoleBindings, ServiceAccounts};
 use crate::enforce::holds::HoldKeeper;
 use crate::enforce::netpol::NetworkPolicies;
+use crate::enforce::suspended;
 use crate::fleet;
 use crate::local::{self, AuditTrail, Sources};
 use crate::operator::auditing::Auditing;
@@ -59,11 +61,13 @@ impl Operator {
         );
         let (role_bindings, placed_bindings) =
             self.applier::<RoleBindings>("the agents' RoleBindings", None);
+        let (suspended_users, kept_users) = self.spawn_user_keeper();
         let outputs = Outputs {
             view,
             network_policies,
             service_accounts,
             role_bindings,
+            suspended_users,
             in_force,
             holds,
             health: self.health.clone(),
@@ -90,6 +94,7 @@ impl Operator {
             network_policies: placed_policies,
             service_accounts: placed_accounts,
             role_bindings: placed_bindings,
+            suspended_users: kept_users,
             used: used_days,
             happenings: tell,
         };
@@ -154,6 +159,28 @@ impl Operator {
         self.tasks.spawn("the admin socket", async move {
             fleet::admin::socket::serve(&socket, router, stop).await
         });
+    }
+
+    /// Where it hears of the users whose writes are refused, and where it tells what is stored.
+    fn spawn_user_keeper(
+        &mut self,
+    ) -> (
+        watch::Sender<Option<SuspendedUsers>>,
+        watch::Receiver<suspended::Kept>,
+    ) {
+        let (wanted, wanted_latest) = watch::channel(None);
+        let (kept, kept_latest) = watch::channel(suspended::Kept::default());
+        let keeper = suspended::Keeper {
+            client: self.client.clone(),
+            namespace: self.args.system_namespace.clone(),
+            wanted: wanted_latest,
+            changes: self.watch_suspended_users(),
+            mandate: self.mandate.clone(),
+            kept,
+        };
+        self.tasks
+            .spawn("the suspended users", keeper.run(self.stop.clone()));
+        (wanted, kept_latest)
     }
 
     fn spawn_hold_keeper(

@@ -14,10 +14,12 @@ use tokio::sync::{mpsc, watch};
 use super::Operator;
 use crate::admission;
 use crate::api::stamps;
+use crate::domain::enforcement::SuspendedUsers;
 use crate::domain::names::ObjectKey;
 use crate::domain::world::Protected;
 use crate::enforce::holds::{StoredHolds, stored as stored_holds};
 use crate::enforce::owned::{Applier, Owned, Placed, Wanted, stored};
+use crate::enforce::suspended;
 use crate::metrics::{KindLabel, PartKindLabel};
 use crate::operator::protected::{self, Addresses, Part, Protecting, Source};
 use crate::reconcile::ClusterWatches;
@@ -191,13 +193,25 @@ impl Operator {
 
     /// Watches the list of holds.
     pub(super) fn watch_holds(&mut self) -> mpsc::Receiver<Change<StoredHolds>> {
+        let maps = self.config_maps();
+        self.spawn_watch(Watch::all(maps, Kind::Holds, stored_holds).named(CONFIG_MAP))
+    }
+
+    /// Watches the list of the users whose writes are refused.
+    pub(super) fn watch_suspended_users(&mut self) -> mpsc::Receiver<Change<SuspendedUsers>> {
+        let maps = self.config_maps();
+        let watch = Watch::all(maps, Kind::SuspendedUsers, suspended::stored);
+        self.spawn_watch(watch.named(suspended::CONFIG_MAP))
+    }
+
+    /// Of the system namespace.
+    fn config_maps(&self) -> Api<DynamicObject> {
         let namespace = Some(self.args.system_namespace.as_str());
-        let maps = api(
+        api(
             &self.client,
             &ApiResource::erase::<ConfigMap>(&()),
             namespace,
-        );
-        self.spawn_watch(Watch::all(maps, Kind::Holds, stored_holds).named(CONFIG_MAP))
+        )
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
-use super::enforcement::{DeviceState, Source};
+use super::enforcement::{DeviceState, Source, SuspendedUsers};
 use super::names::{DeviceId, ObjectKey};
 use super::verdict::Ward;
 
@@ -18,6 +18,10 @@ pub struct Applied {
     pub network_policies: BTreeSet<ObjectKey>,
     /// Scopes whose ServiceAccount and binding are as compiled.
     pub access: BTreeSet<ObjectKey>,
+    /// What the API server holds of the users whose writes it is to refuse.
+    pub suspended_users: SuspendedUsers,
+    /// Why that is not what is compiled.
+    pub suspended_users_obstacle: Option<Obstacle>,
     /// Why a NetworkPolicy is not stored, by its key.
     pub network_policy_obstacles: BTreeMap<ObjectKey, Obstacle>,
     /// Why a scope's access is not bound, by the scope's key.
@@ -70,6 +74,16 @@ pub struct DeviceApplied {
     /// Packets that its rules met, to and from the wards of each group, since they were loaded.
     pub seen: BTreeMap<String, u64>,
     pub datapath: Datapath,
+    pub accounts: Accounts,
+}
+
+/// What a device said of the accounts of suspended users.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// Those that exist there, and whose traffic is dropped.
+    pub dropped: BTreeSet<String>,
+    /// Those that exist and are left alone, being root or the agent's own.
+    pub spared: BTreeSet<String>,
 }
 
 impl DeviceApplied {

@@ -22,6 +22,39 @@ pub struct Enforcement {
     pub network_policies: BTreeMap<ObjectKey, NetworkPolicySpec>,
     /// By the scope's key.
     pub access: BTreeMap<ObjectKey, AccessGrant>,
+    pub suspended_users: SuspendedUsers,
+}
+
+/// Kubernetes users whose writes admission refuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SuspendedUsers {
+    /// In the whole cluster.
+    pub everywhere: BTreeSet<String>,
+    /// In one namespace.
+    pub in_namespace: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl SuspendedUsers {
+    /// Those of an Isolation: of the whole cluster without a namespace.
+    pub fn add(&mut self, namespace: Option<&str>, users: impl IntoIterator<Item = String>) {
+        let mut users = users.into_iter().peekable();
+        if users.peek().is_none() {
+            return;
+        }
+        let known = match namespace {
+            Some(namespace) => self.in_namespace.entry(namespace.to_owned()).or_default(),
+            None => &mut self.everywhere,
+        };
+        known.extend(users);
+    }
+
+    pub fn holds(&self, namespace: Option<&str>, user: &str) -> bool {
+        let known = match namespace {
+            Some(namespace) => self.in_namespace.get(namespace),
+            None => Some(&self.everywhere),
+        };
+        known.is_some_and(|users| users.contains(user))
+    }
 }
 
 /// The binding of one agent's ServiceAccount in its tenant's namespace.
@@ -67,6 +100,9 @@ pub struct DeviceState {
     /// follows from what the group is under.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub wards: BTreeMap<String, WardGroup>,
+    /// Accounts of suspended users, by name: what their processes send is dropped.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub suspended_users: BTreeSet<String>,
 }
 
 /// Before a group's name, what reports call all packets to and from its wards.

@@ -43,6 +43,8 @@ pub enum Reason {
     TooWide,
     /// A key that another scope holds too.
     DuplicateKey,
+    /// An Isolation suspends the scope's agent.
+    Suspended,
     Malformed,
 }
 
@@ -57,6 +59,7 @@ impl Reason {
             Self::NotSupported => "NotSupported",
             Self::TooWide => "TooWide",
             Self::DuplicateKey => "DuplicateKey",
+            Self::Suspended => "Suspended",
             Self::Malformed => "Malformed",
         }
     }
@@ -114,6 +117,8 @@ pub struct IsolationVerdict {
     pub workloads: Option<Workloads>,
     /// Of them, those whose container the kubelet starts anew when its probe is cut.
     pub evidence_at_risk: BTreeSet<ObjectKey>,
+    /// The suspended user; none for what is no user.
+    pub user: Option<SuspendedUser>,
     /// Pods that the selector chooses and that are left alone, each with what it would cut.
     pub spared: BTreeMap<ObjectKey, String>,
     /// Devices that drop its addresses.
@@ -126,6 +131,23 @@ pub struct IsolationVerdict {
     pub also_isolated_by: BTreeSet<ObjectKey>,
     /// It is gone from the API server and kept in force until a person confirms.
     pub held: bool,
+}
+
+/// A user, by each of the names, and what has to refuse it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SuspendedUser {
+    /// Accounts on devices.
+    pub os: BTreeSet<String>,
+    /// The devices that drop their traffic.
+    pub devices: BTreeSet<DeviceId>,
+    /// Nodes of the cluster, whose agents see no accounts.
+    pub nodes: BTreeSet<DeviceId>,
+    pub kubernetes: BTreeSet<String>,
+    /// Their writes are refused in this namespace; none for the whole cluster.
+    pub namespace: Option<String>,
+    pub seawall: BTreeSet<String>,
+    /// Scopes of these names, whose keys are refused.
+    pub scopes: BTreeSet<ObjectKey>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,7 +1,7 @@
 //! Appliers: what `compile` wants, made so. The agents' bundles go through `fleet`; here are the
 //! objects that the operator keeps in the API server: NetworkPolicies, the ServiceAccounts and
-//! RoleBindings of agents, and the list of holds. `owned` is the engine of the first three; each folder
-//! says what its kind looks like.
+//! RoleBindings of agents, the list of holds, and that of suspended users. `owned` is the engine of the first
+//! three; each folder says what its kind looks like.
 
 pub mod access;
 pub mod holds;
@@ -9,3 +9,4 @@ mod known;
 pub mod netpol;
 pub mod owned;
 mod plan;
+pub mod suspended;

@@ -39,6 +39,13 @@ fn changes_direction(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// Names of accounts: as many as a device is ever asked about.
+pub fn accounts(hostile: &[String]) -> BTreeSet<String> {
+    const MOST_ACCOUNTS: usize = 4096;
+    let hostile = hostile.iter().take(MOST_ACCOUNTS);
+    hostile.map(|account| name(account)).collect()
+}
+
 /// A counter's name, a rule's id.
 pub fn name(hostile: &str) -> String {
     line(hostile, 253)

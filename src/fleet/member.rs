@@ -11,11 +11,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::allowance::Allowance;
+use super::clean;
 use super::delivery::Deliveries;
 use super::outbox::Outbox;
 use super::proto;
 use super::records::{AppliedState, DeviceRecord, DeviceStanding};
-use crate::domain::applied::{Datapath, DeviceApplied, WardApplied};
+use crate::domain::applied::{Accounts, Datapath, DeviceApplied, WardApplied};
 use crate::domain::enforcement::{DeviceState, Source, SourceKind};
 use crate::local::types::RuleCount;
 
@@ -122,6 +123,8 @@ pub struct Member {
     /// When each ward came under the rules, where that was seen.
     covered_at: Arc<BTreeMap<String, Timestamp>>,
     refused: Option<String>,
+    /// What it last said of the accounts of suspended users, since this operator started.
+    accounts: Accounts,
     pub deliveries: Deliveries,
     pub counts: Vec<RuleCount>,
     /// As its last heartbeat said.
@@ -148,6 +151,7 @@ impl Member {
             in_force: None,
             covered_at: Arc::default(),
             refused: None,
+            accounts: Accounts::default(),
             deliveries: Deliveries::default(),
             counts: Vec::new(),
             datapath: Datapath::default(),
@@ -251,7 +255,7 @@ impl Member {
             return news;
         };
         if self.applied_hash() == Some(&applied.state_hash) {
-            return false;
+            return self.note_accounts(applied);
         }
         self.note_applied(applied, 0, at);
         true
@@ -272,7 +276,41 @@ impl Member {
         }
     }
 
+    /// Whether that is news.
+    fn note_accounts(&mut self, applied: &proto::Applied) -> bool {
+        let accounts = Accounts {
+            dropped: clean::accounts(&applied.suspended_accounts),
+            spared: clean::accounts(&applied.spared_accounts),
+        };
+        let news = self.accounts != accounts;
+        self.accounts = accounts;
+        news
+    }
+
+    /// What it said of the accounts that its state suspends, and of no others.
+    fn accounts(&self) -> Accounts {
+        let Some(in_force) = &self.in_force else {
+            return Accounts::default();
+        };
+        let suspended = &in_force.state.suspended_users;
+        Accounts {
+            dropped: self
+                .accounts
+                .dropped
+                .intersection(suspended)
+                .cloned()
+                .collect(),
+            spared: self
+                .accounts
+                .spared
+                .intersection(suspended)
+                .cloned()
+                .collect(),
+        }
+    }
+
     fn note_applied(&mut self, applied: &proto::Applied, cut: u32, at: Timestamp) {
+        self.note_accounts(applied);
         let before = self.record.standing.applied.take();
         let before = before.map(|applied| applied.isolations).unwrap_or_default();
         self.in_force = self.known(&applied.state_hash);
@@ -388,6 +426,7 @@ impl Member {
             covered_at: Arc::clone(&self.covered_at),
             seen: self.seen(),
             datapath: self.datapath,
+            accounts: self.accounts(),
         }
     }
 }

@@ -61,6 +61,7 @@ fn applied(desired: &Desired, revision: u64) -> proto::Applied {
         epoch: 1,
         revision,
         state_hash: desired.hash.clone(),
+        ..proto::Applied::default()
     }
 }
 

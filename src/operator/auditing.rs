@@ -115,6 +115,7 @@ impl Auditing {
             isolation,
             device,
             pods,
+            user,
             milliseconds,
             connections_cut,
         } = isolated;
@@ -122,7 +123,14 @@ impl Auditing {
         if !pods.is_empty() {
             detail["pods"] = pods.iter().map(ToString::to_string).collect();
         }
-        let body = enforcement("isolated", device.as_ref(), &isolation);
+        let action = match &user {
+            Some(user) => {
+                detail["user"] = json!(user);
+                "suspended"
+            }
+            None => "isolated",
+        };
+        let body = enforcement(action, device.as_ref(), &isolation);
         let body = with(body, Some(milliseconds), Some(detail));
         (isolation.key.namespace.clone(), author(&isolation), body)
     }

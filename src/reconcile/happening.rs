@@ -19,7 +19,8 @@ pub enum What {
         epoch: u64,
     },
     LeadershipLost,
-    /// The isolated device itself read it back, or the agents of all the isolated pods' nodes.
+    /// The isolated device itself read it back, or the agents of all the isolated pods' nodes, or all that can
+    /// refuse the suspended user.
     Isolated(Isolated),
     /// Every connected peer drops the device's addresses.
     PeersComplete {
@@ -51,10 +52,12 @@ pub enum What {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Isolated {
     pub isolation: Named,
-    /// None for pods.
+    /// None for pods and users.
     pub device: Option<DeviceId>,
     /// The first of the isolated pods, as many as an entry names.
     pub pods: Vec<ObjectKey>,
+    /// `user/…`, of a suspended user.
+    pub user: Option<String>,
     /// From the watch event to the read-back.
     pub milliseconds: u64,
     pub connections_cut: u64,

@@ -15,6 +15,7 @@ use crate::api::{
     ApiKeyScopeSpec, ApiKeyScopeStatus, IsolationSpec, IsolationStatus, PolicySpec,
     policy::PolicyStatus,
 };
+use crate::domain::enforcement::SuspendedUsers;
 use crate::domain::world::{Protected, World};
 use crate::enforce::access::{RoleBindings, ServiceAccounts};
 use crate::enforce::netpol::NetworkPolicies;
@@ -51,6 +52,8 @@ pub struct Outputs {
     pub network_policies: watch::Sender<Wanted<NetworkPolicies>>,
     pub service_accounts: watch::Sender<Wanted<ServiceAccounts>>,
     pub role_bindings: watch::Sender<Wanted<RoleBindings>>,
+    /// Kubernetes users whose writes are to be refused; `None` until the world is known.
+    pub suspended_users: watch::Sender<Option<SuspendedUsers>>,
     /// What is in force, to be written down.
     pub in_force: watch::Sender<Option<Arc<BTreeMap<String, InForce>>>>,
     /// What is held, for people to see.

@@ -301,6 +301,15 @@ impl Reconciler {
             self.inputs
                 .fleet
                 .set_desired(compiled.waves(before.as_deref()));
+            // With those whose Isolations are held, which are known by now.
+            let users = &compiled.enforcement.suspended_users;
+            self.outputs.suspended_users.send_if_modified(|known| {
+                let differs = known.as_ref() != Some(users);
+                if differs {
+                    *known = Some(users.clone());
+                }
+                differs
+            });
         }
         self.metrics.compiles.inc();
         self.metrics

@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::api::IsolationStatus;
+use crate::api::{IsolationStatus, Phase};
 use crate::domain::applied::Applied;
+use crate::domain::enforcement::SourceKind;
 use crate::domain::names::DeviceId;
-use crate::domain::verdict::{Acceptance, IsolationVerdict, Workloads};
+use crate::domain::verdict::{Acceptance, IsolationVerdict, SuspendedUser, Workloads};
 use crate::fleet::{Delivery, Fleet};
 use crate::metrics::Metrics;
 use crate::reconcile::happening::{Happening, Isolated, Named, What};
 use crate::reconcile::tracked::Beside;
 use crate::reconcile::view::View;
 
-use super::stages;
+use super::user::UserFacts;
+use super::{source, stages};
 
 /// An entry names no more pods than this.
 const MOST_PODS: usize = 100;
@@ -95,6 +97,7 @@ impl Seen {
 enum Target<'a> {
     Device(&'a DeviceId),
     Pods(&'a Workloads),
+    User(&'a SuspendedUser),
 }
 
 impl<'a> Target<'a> {
@@ -102,7 +105,8 @@ impl<'a> Target<'a> {
     fn of(verdict: &'a IsolationVerdict) -> Option<Self> {
         let pods = verdict.workloads.as_ref();
         let pods = pods.filter(|pods| !pods.wards.is_empty()).map(Self::Pods);
-        verdict.device.as_ref().map(Self::Device).or(pods)
+        let user = verdict.user.as_ref().map(Self::User);
+        verdict.device.as_ref().map(Self::Device).or(pods).or(user)
     }
 
     /// Whose agents cut it off.
@@ -110,6 +114,7 @@ impl<'a> Target<'a> {
         match self {
             Self::Device(device) => [device].into(),
             Self::Pods(pods) => pods.wards.values().map(|ward| &ward.device).collect(),
+            Self::User(user) => user.devices.iter().collect(),
         }
     }
 }
@@ -143,11 +148,14 @@ impl Stands<'_> {
         let (device, pods) = match self.target {
             Target::Device(device) => (Some(device.clone()), Vec::new()),
             Target::Pods(pods) => (None, pods.wards.keys().take(MOST_PODS).cloned().collect()),
+            Target::User(_) => (None, Vec::new()),
         };
+        let user = matches!(self.target, Target::User(_)).then(|| self.verdict.target.clone());
         Some(What::Isolated(Isolated {
             isolation: self.isolation.clone(),
             device,
             pods,
+            user,
             milliseconds: milliseconds(took),
             connections_cut: cut(self.applied, self.verdict),
         }))
@@ -163,6 +171,13 @@ impl Stands<'_> {
                 } = self.verdict;
                 device.is_some_and(|device| device.covers(pod, ward, uid, *generation))
             }),
+            Target::User(user) => {
+                let IsolationVerdict {
+                    uid, generation, ..
+                } = self.verdict;
+                let source = source(SourceKind::Isolation, &self.isolation.key, uid, *generation);
+                UserFacts::of(user, self.applied, &source).phase() == Phase::Suspended
+            }
         }
     }
 

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::conditions::{Finding, list, of_acceptance, ready};
+use super::user::UserFacts;
 use super::wards::WardPoints;
 use super::workload::WorkloadFacts;
 use super::{Points, count, source};
 use crate::api::conditions::{ACCEPTED, ENFORCED, EVIDENCE_AT_RISK, PROGRAMMED, READY, STALLED};
-use crate::api::isolation::{PeerCoverage, SelfState};
+use crate::api::isolation::{AccountCoverage, PeerCoverage, SelfState};
 use crate::api::{IsolationStatus, Phase};
 use crate::domain::applied::{Applied, DeviceApplied};
 use crate::domain::enforcement::SourceKind;
@@ -39,6 +40,10 @@ pub fn isolation(
                 .and_then(|old| old.workloads.as_ref())
                 .and_then(|coverage| coverage.longest_gap_seconds),
         }),
+        user: verdict
+            .user
+            .as_ref()
+            .map(|user| UserFacts::of(user, applied, &source)),
         peers: Points::of(&verdict.peers, applied, &source),
     };
     let (accepted, stalled) = of_acceptance(&verdict.acceptance);
@@ -65,6 +70,7 @@ pub fn isolation(
         target_summary: verdict.target.clone(),
         self_state: facts.state(),
         workloads: facts.pods.as_ref().map(WorkloadFacts::coverage),
+        accounts: facts.accounts(),
         peers: facts.own.as_ref().map(|_| facts.coverage()),
         connections_cut: connections_cut(verdict, applied, old),
         isolated_at: old
@@ -105,6 +111,8 @@ struct Facts<'a> {
     own: Option<Own<'a>>,
     /// None for what is no workload.
     pods: Option<WorkloadFacts<'a>>,
+    /// None for what is no user.
+    user: Option<UserFacts<'a>>,
     peers: Points<'a>,
 }
 
@@ -119,8 +127,17 @@ impl Facts<'_> {
         if let Some(own) = &self.own {
             return own.since(now);
         }
-        let pods = self.pods.as_ref()?;
-        (pods.phase() == Phase::Isolated).then_some(now)
+        let whole = match (&self.pods, self.accepted_user()) {
+            (Some(pods), _) => pods.phase() == Phase::Isolated,
+            (None, Some(user)) => user.phase() == Phase::Suspended,
+            (None, None) => false,
+        };
+        whole.then_some(now)
+    }
+
+    fn accounts(&self) -> Option<AccountCoverage> {
+        let user = self.accepted_user()?;
+        Some(user.coverage())
     }
 
     fn coverage(&self) -> PeerCoverage {
@@ -162,6 +179,9 @@ impl Facts<'_> {
         if let Some(pods) = self.accepted_pods() {
             return pods.programmed();
         }
+        if let Some(user) = self.accepted_user() {
+            return user.programmed();
+        }
         let Some(own) = &self.own else {
             return self.nothing();
         };
@@ -191,6 +211,9 @@ impl Facts<'_> {
     fn enforced(&self) -> Finding {
         if let Some(pods) = self.accepted_pods() {
             return pods.enforced();
+        }
+        if let Some(user) = self.accepted_user() {
+            return user.enforced();
         }
         let Some(own) = &self.own else {
             return self.nothing();
@@ -233,6 +256,11 @@ impl Facts<'_> {
         self.pods.as_ref().filter(|_| accepted)
     }
 
+    fn accepted_user(&self) -> Option<&UserFacts<'_>> {
+        let accepted = self.verdict.acceptance == Acceptance::Accepted;
+        self.user.as_ref().filter(|_| accepted)
+    }
+
     fn nothing(&self) -> Finding {
         match &self.verdict.not_enforceable {
             Some(why) => Finding::no("NotEnforceable", why),
@@ -269,6 +297,9 @@ impl Facts<'_> {
         if let Some(pods) = self.accepted_pods() {
             return pods.phase();
         }
+        if let Some(user) = self.accepted_user() {
+            return user.phase();
+        }
         let Some(own) = &self.own else {
             return match &self.verdict.acceptance {
                 Acceptance::Refused { .. } => Phase::Refused,
@@ -295,12 +326,15 @@ fn connections_cut(
     old: Option<&IsolationStatus>,
 ) -> Option<i32> {
     let pods = verdict.workloads.as_ref();
-    if verdict.device.is_none() && pods.is_none() {
+    let user = verdict.user.as_ref();
+    if verdict.device.is_none() && pods.is_none() && user.is_none() {
         return None;
     }
+    let of_user = user.into_iter().flat_map(|user| &user.devices);
     let nodes = pods.into_iter().flat_map(|pods| pods.wards.values());
     let nodes: BTreeSet<&DeviceId> = nodes.map(|ward| &ward.device).collect();
     let devices = verdict.device.iter().chain(&verdict.peers).chain(nodes);
+    let devices = devices.chain(of_user);
     let cut: u64 = devices
         .filter_map(|id| applied.devices.get(id)?.connections_cut.get(&verdict.uid))
         .sum();

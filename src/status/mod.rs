@@ -11,6 +11,7 @@ mod policy;
 mod scope;
 mod stages;
 mod task;
+mod user;
 mod wanted;
 pub mod wards;
 mod workload;

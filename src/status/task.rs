@@ -19,6 +19,7 @@ use crate::domain::applied::Applied;
 use crate::domain::names::ObjectKey;
 use crate::enforce::access::{account_key, binding_key};
 use crate::enforce::owned::Placed;
+use crate::enforce::suspended::Kept;
 use crate::fleet::Fleet;
 use crate::leadership::Mandate;
 use crate::metrics::Metrics;
@@ -42,6 +43,7 @@ pub struct StatusTask {
     pub network_policies: watch::Receiver<Placed>,
     pub service_accounts: watch::Receiver<Placed>,
     pub role_bindings: watch::Receiver<Placed>,
+    pub suspended_users: watch::Receiver<Kept>,
     /// The day on which each scope was last used.
     pub used: watch::Receiver<BTreeMap<ObjectKey, String>>,
     pub happenings: mpsc::Sender<Happening>,
@@ -66,6 +68,7 @@ impl StatusTask {
                 changed = self.network_policies.changed() => if changed.is_err() { return Ok(()) },
                 changed = self.service_accounts.changed() => if changed.is_err() { return Ok(()) },
                 changed = self.role_bindings.changed() => if changed.is_err() { return Ok(()) },
+                changed = self.suspended_users.changed() => if changed.is_err() { return Ok(()) },
                 changed = self.used.changed() => if changed.is_err() { return Ok(()) },
                 () = sleep_until(at), if again.is_some() => {}
             }
@@ -117,10 +120,13 @@ impl StatusTask {
         let accounts = self.service_accounts.borrow_and_update().clone();
         let bindings = self.role_bindings.borrow_and_update().clone();
         let policies = self.network_policies.borrow_and_update().clone();
+        let users = self.suspended_users.borrow_and_update().clone();
         let mut applied = Applied {
             devices: self.fleet.applied(),
             network_policies: policies.in_place,
             network_policy_obstacles: policies.obstacles,
+            suspended_users: users.users,
+            suspended_users_obstacle: users.obstacle,
             ..Applied::default()
         };
         for (scope, grant) in &view.compiled.enforcement.access {

@@ -259,6 +259,7 @@ fn resource(kind: Kind) -> Option<ApiResource> {
         | Kind::RoleBinding
         | Kind::ServiceAccount
         | Kind::Holds
+        | Kind::SuspendedUsers
         | Kind::Service
         | Kind::EndpointSlice
         | Kind::Pod

@@ -298,7 +298,7 @@ async fn type_checks() -> anyhow::Result<()> {
         Ok(policies.iter().all(checked).then_some(policies))
     })
     .await?;
-    assert_eq!(policies.len(), 7);
+    assert_eq!(policies.len(), 8);
     for policy in policies {
         let warnings = &policy["status"]["typeChecking"]["expressionWarnings"];
         assert!(

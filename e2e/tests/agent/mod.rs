@@ -7,6 +7,7 @@ mod isolation;
 mod policy;
 mod stream;
 mod table;
+mod users;
 mod wards;
 
 use std::time::Duration;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Trial> {
         policy::all(),
         stream::all(),
         table::all(),
+        users::all(),
         wards::all(),
     ]
     .into_iter()

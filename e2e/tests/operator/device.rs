@@ -171,6 +171,7 @@ fn applied(bundle: &Bundle) -> proto::Applied {
         epoch: bundle.epoch,
         revision: bundle.revision,
         state_hash: bundle.state_hash.clone(),
+        ..proto::Applied::default()
     }
 }
 

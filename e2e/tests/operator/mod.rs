@@ -9,6 +9,7 @@ mod protected;
 mod recording;
 mod scopes;
 mod statuses;
+mod users;
 mod watching;
 
 use libtest_mimic::Trial;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Trial> {
         recording::all(),
         scopes::all(),
         statuses::all(),
+        users::all(),
         watching::all(),
     ]
     .into_iter()

@@ -17,14 +17,14 @@ pub fn all() -> Vec<Trial> {
     )]
 }
 
-fn scope(namespace: &str, name: &str, keys: &[&str]) -> Value {
+pub fn scope(namespace: &str, name: &str, keys: &[&str]) -> Value {
     let hashes: Vec<String> = keys.iter().map(|key| key::hash(key)).collect();
     let spec = json!({"access": "Investigate", "credentials": {"keyHashes": hashes}});
     object(namespace, "ApiKeyScope", name, spec)
 }
 
 /// Who the operator says that the key is, once it says so; or the code of its refusal.
-async fn wait_for(fixture: &Fixture, key: &str, wanted: &str) -> anyhow::Result<()> {
+pub async fn wait_for(fixture: &Fixture, key: &str, wanted: &str) -> anyhow::Result<()> {
     let client = Client::new(&fixture.home(0).join("local.sock"))?;
     eventually(wanted, PATIENCE, || async {
         let answer = client.authenticate(key::hash(key)).await;

@@ -17,6 +17,7 @@ mod table;
 
 pub use judge::{Containment, Endpoint, Flow};
 pub use netlink::{NetlinkError, Requests};
+pub use sockets::of_users as end_of_users;
 
 use std::collections::HashMap;
 
@@ -51,13 +52,15 @@ pub fn cut(before: &Containment, after: &Containment) -> Result<Cut, NetlinkErro
     };
     let plan = plan(&flows, before, after);
     table.delete(&plan.delete)?;
-    let sockets = sockets::destroy(|local, remote| match plan.passing.get(&(local, remote)) {
-        Some(passes) => !passes,
-        None => {
-            let flow = Flow::tcp(local, remote);
-            !after.passes(&flow) && !after.passes(&flow.flipped())
-        }
-    })
+    let sockets = sockets::destroy(
+        |_, local, remote| match plan.passing.get(&(local, remote)) {
+            Some(passes) => !passes,
+            None => {
+                let flow = Flow::tcp(local, remote);
+                !after.passes(&flow) && !after.passes(&flow.flipped())
+            }
+        },
+    )
     .unwrap_or_else(|error| {
         tracing::debug!(%error, "sockets of cut connections were not destroyed");
         0

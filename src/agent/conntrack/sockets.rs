@@ -1,7 +1,8 @@
-//! Local TCP sockets of connections that were cut: found by `inet_diag` and ended with SOCK_DESTROY
+//! Local TCP sockets of connections that were cut, or of users that were suspended: found by `inet_diag` and ended with SOCK_DESTROY
 //! (`CONFIG_INET_DIAG_DESTROY`), after which reading and writing fail at once instead of after minutes
 //! of retransmission.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
@@ -25,12 +26,23 @@ const SOCKET_ID: usize = 48;
 const REQUEST: usize = 8 + SOCKET_ID;
 /// `struct inet_diag_msg` has the id after 4 bytes.
 const ANSWER_ID: usize = 4;
+/// And then the timer's expiry, the lengths of two queues, and the owner.
+const ANSWER_OWNER: usize = ANSWER_ID + SOCKET_ID + 12;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Diag {
-    List { family: u8 },
-    Socket { family: u8, id: [u8; SOCKET_ID] },
-    Destroy { family: u8, id: [u8; SOCKET_ID] },
+    List {
+        family: u8,
+    },
+    Socket {
+        family: u8,
+        id: [u8; SOCKET_ID],
+        owner: u32,
+    },
+    Destroy {
+        family: u8,
+        id: [u8; SOCKET_ID],
+    },
 }
 
 impl NetlinkSerializable for Diag {
@@ -49,7 +61,7 @@ impl NetlinkSerializable for Diag {
         buffer.fill(0);
         let (family, id) = match self {
             Self::List { family } => (family, None),
-            Self::Socket { family, id } | Self::Destroy { family, id } => (family, Some(id)),
+            Self::Socket { family, id, .. } | Self::Destroy { family, id } => (family, Some(id)),
         };
         buffer[0] = *family;
         buffer[1] = IPPROTO_TCP;
@@ -68,24 +80,34 @@ impl NetlinkDeserializable for Diag {
             .get(ANSWER_ID..ANSWER_ID + SOCKET_ID)
             .and_then(|id| id.try_into().ok())
             .ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        let owner = payload
+            .get(ANSWER_OWNER..ANSWER_OWNER + 4)
+            .and_then(|owner| owner.try_into().ok())
+            .ok_or(std::io::ErrorKind::UnexpectedEof)?;
         Ok(Self::Socket {
             family: payload[0],
             id,
+            owner: u32::from_ne_bytes(owner),
         })
     }
 }
 
-/// Ends every TCP socket for which `ends(this end, that end)` says so, and counts them.
-pub fn destroy(ends: impl Fn(Endpoint, Endpoint) -> bool) -> Result<u32, NetlinkError> {
+/// Ends the TCP sockets that belong to these users, but those to addresses that `stays` names.
+pub fn of_users(uids: &BTreeSet<u32>, stays: impl Fn(IpAddr) -> bool) -> Result<u32, NetlinkError> {
+    destroy(|owner, _, remote| uids.contains(&owner) && !stays(remote.ip))
+}
+
+/// Ends every TCP socket for which `ends(owner, this end, that end)` says so, and counts them.
+pub fn destroy(ends: impl Fn(u32, Endpoint, Endpoint) -> bool) -> Result<u32, NetlinkError> {
     let mut requests = Requests::open(NETLINK_SOCK_DIAG)?;
     let mut doomed = Vec::new();
     for family in [AF_INET, AF_INET6] {
         for socket in requests.dump(&Diag::List { family })? {
-            let Diag::Socket { family, id } = socket else {
+            let Diag::Socket { family, id, owner } = socket else {
                 continue;
             };
             let (local, remote) = endpoints(family, &id);
-            if remote.port != 0 && ends(local, remote) {
+            if remote.port != 0 && ends(owner, local, remote) {
                 doomed.push(Diag::Destroy { family, id });
             }
         }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Acknowledged, Enforcer, ReadBack, Tampering};
 use crate::agent::bundle::{Position, Refusal, SignedBundle};
+use crate::agent::nft::Suspended;
 use crate::domain::applied::Datapath;
 
 /// Notifications can get lost; this finds what they would have told.
@@ -42,6 +43,8 @@ pub struct Standing {
     pub matches: bool,
     pub isolated: bool,
     pub operator: Vec<SocketAddr>,
+    /// Of suspended users.
+    pub accounts: Suspended,
 }
 
 /// The enforcer, for those who ask it.
@@ -195,6 +198,7 @@ impl Actor {
             matches: self.enforcer.matches(),
             isolated: self.enforcer.is_isolated(),
             operator: self.enforcer.operator(),
+            accounts: self.enforcer.accounts(),
         };
         self.standing.send_if_modified(|standing| {
             let differs = *standing != now;

@@ -1,4 +1,5 @@
-//! What is rendered depends on how this host's bridges are set, which others may change at any time.
+//! What is rendered depends on how this host's bridges are set and which accounts it has, which others may
+//! change at any time.
 
 use super::{Enforcer, Wanted};
 use crate::agent::nft::{BridgeTable, Rendered, families_around};
@@ -19,15 +20,17 @@ impl Enforcer {
                 tracing::warn!("{words}");
             }
         }
+        self.look_up_accounts(state).await;
         self.render(state)
     }
 
-    /// A setting that was changed meanwhile needs other tables, which is nobody's tampering.
-    pub(super) async fn follow_bridges(&mut self) {
+    /// What was changed meanwhile needs other tables, which is nobody's tampering.
+    pub(super) async fn follow_the_host(&mut self) {
         let Wanted::Bundle(in_force) = &self.wanted else {
             return;
         };
         let state = in_force.state.clone();
+        let suspended = self.accounts();
         let rendered = self.render_as_things_are(&state).await;
         let Wanted::Bundle(in_force) = &mut self.wanted else {
             return;
@@ -35,14 +38,15 @@ impl Enforcer {
         if in_force.rendered == rendered {
             return;
         }
-        tracing::info!("the settings of bridges changed, and the rules for wards with them");
+        tracing::info!("bridges or accounts of this host changed, and the rules with them");
         in_force.rendered = rendered.clone();
         let brought = match self.table.read().await {
             Ok(_) => self.table.bring_about(&rendered).await,
             Err(error) => Err(error),
         };
         if let Err(error) = brought {
-            tracing::error!("the rules for wards could not follow: {error}");
+            tracing::error!("the rules could not follow what changed on this host: {error}");
         }
+        self.end_sockets(&suspended, &state).await;
     }
 }

@@ -8,6 +8,7 @@
 //! that, the name of the file in its directory, is synced while the rules change, and before the
 //! acknowledgement.
 
+mod accounts;
 mod actor;
 mod bridging;
 mod cutting;
@@ -16,6 +17,7 @@ mod steps;
 mod stored;
 mod table;
 
+pub use accounts::Lookup;
 pub use actor::{Beat, Handle, Request, Standing, spawn};
 pub use steps::{Step, Steps};
 pub use stored::BUNDLE;
@@ -37,6 +39,7 @@ pub struct Enforcer {
     table: Table,
     verifier: Verifier,
     situation: Situation,
+    lookup: accounts::Lookup,
     stored: Stored,
     steps: Steps,
     wanted: Wanted,
@@ -111,6 +114,7 @@ impl Enforcer {
             table: Table::new(nft),
             verifier,
             situation,
+            lookup: accounts::Lookup::default(),
             stored: Stored::new(directory),
             steps,
             wanted: Wanted::AsFound,
@@ -187,6 +191,7 @@ impl Enforcer {
         stages.persist = started.elapsed();
 
         let started = Instant::now();
+        let suspended = self.accounts();
         let mut next = InForce {
             position: Position::of(&bundle),
             rendered: self.render_as_things_are(&bundle.state).await,
@@ -202,7 +207,8 @@ impl Enforcer {
         self.steps.reached(Step::Applied);
 
         let started = Instant::now();
-        let connections_cut = self.cut(self.state(), &next.state).await;
+        let mut connections_cut = self.cut(self.state(), &next.state).await;
+        connections_cut += self.end_sockets(&suspended, &next.state).await;
         stages.cut = started.elapsed();
         self.steps.reached(Step::Cut);
 
@@ -270,7 +276,7 @@ impl Enforcer {
     /// Compares the kernel with what is wanted and repairs a difference at once.
     pub async fn check(&mut self) -> Result<Option<Tampering>, NftError> {
         let started = Instant::now();
-        self.follow_bridges().await;
+        self.follow_the_host().await;
         let Some(rendered) = self.rendered().cloned() else {
             self.table.read().await?;
             return Ok(None);
@@ -296,6 +302,7 @@ impl Enforcer {
         }
         let state = self.state().clone();
         self.cut(&DeviceState::default(), &state).await;
+        self.end_sockets(&accounts::nobody(), &state).await;
         self.table.settle(rendered).await.is_none()
     }
 

@@ -32,7 +32,7 @@ pub use bridges::{BridgeTable, Bridges, families_around};
 pub use listing::{Counts, Found, Listing};
 pub use networks::Family;
 pub use program::{Nft, NftError, Writers};
-pub use render::{ANSWERS_TO_HOST, Place, Rendered, Situation, render};
+pub use render::{ANSWERS_TO_HOST, Place, Rendered, Situation, Suspended, render, suspended};
 pub use ruleset::{Chain, Elements, Hook, Rule, Ruleset};
 
 /// The agent's own tables: of family `inet`, and, where packets between the ports of a bridge don't pass

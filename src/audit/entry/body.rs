@@ -241,7 +241,7 @@ pub struct Gap {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Enforcement {
-    /// Such as `isolated`, `peers_complete`, `released`, `expired`.
+    /// Such as `isolated`, `suspended`, `peers_complete`, `released`, `expired`.
     pub action: String,
     /// The device, or another enforcement point.
     pub device: String,

@@ -67,6 +67,9 @@ impl Draft<'_> {
         if self.expired(spec.expires_at) {
             return expired_words();
         }
+        if let Some(suspenders) = self.suspended_scopes.get(key) {
+            return suspended(key, suspenders);
+        }
         if let Some(id) = chosen.foreign.first() {
             return refused(
                 Reason::OtherTenant,
@@ -118,6 +121,24 @@ impl Draft<'_> {
         let chosen = selectors.map(|selector| self.pods(&key.namespace, selector));
         let names = chosen.into_iter().flatten();
         names.map(|(pod, _)| pod.name.clone()).collect()
+    }
+}
+
+/// A tenant is told that another namespace suspends its agent, and no more.
+fn suspended(key: &ObjectKey, suspenders: &BTreeSet<ObjectKey>) -> Acceptance {
+    let (here, elsewhere): (Vec<_>, Vec<_>) = suspenders
+        .iter()
+        .partition(|suspender| suspender.namespace == key.namespace);
+    let mut named: Vec<String> = here.iter().map(|it| it.name.clone()).collect();
+    if !elsewhere.is_empty() {
+        named.push("an Isolation of another namespace".to_owned());
+    }
+    Acceptance::Waiting {
+        reason: Reason::Suspended,
+        message: format!(
+            "the agent is suspended by {}: every key of it is refused",
+            a_few(named)
+        ),
     }
 }
 

@@ -65,6 +65,9 @@ impl<'w> Draft<'w> {
                 };
                 self.isolate_wards(in_force, &workloads.wards);
             }
+            if let (Acceptance::Accepted, Some(user)) = (&verdict.acceptance, &verdict.user) {
+                self.suspend(&source(key, isolation), user);
+            }
             // A new Isolation that took the name of one that is held speaks for the name.
             let verdicts = &mut self.compiled.verdicts.isolations;
             if !held || !verdicts.contains_key(key) {
@@ -107,8 +110,10 @@ impl<'w> Draft<'w> {
                 Target {
                     node: Some(node), ..
                 } => self.judge_node(key, reach, node, &mut verdict),
-                Target { user: Some(_), .. } => {
-                    verdict.not_enforceable = Some(USERS.into());
+                Target {
+                    user: Some(user), ..
+                } => {
+                    verdict.user = Some(self.judge_user(key, isolation, reach, user));
                     Ok(())
                 }
                 _ => Err(refused(
@@ -352,7 +357,7 @@ fn all_of_them_allow<'a>(
     all.fold(first, |so_far, next| intersection(&so_far, next))
 }
 
-fn source(key: &ObjectKey, isolation: &Resource<IsolationSpec>) -> Source {
+pub(super) fn source(key: &ObjectKey, isolation: &Resource<IsolationSpec>) -> Source {
     Source {
         kind: SourceKind::Isolation,
         namespace: key.namespace.clone(),
@@ -375,5 +380,3 @@ fn summary(target: &Target) -> String {
     let pod = target.workload.as_ref().and_then(|w| w.pod.as_deref());
     format!("workload/{}", pod.unwrap_or("(selected)"))
 }
-
-const USERS: &str = "no agent of this version drops the traffic of a user's accounts, and nothing refuses the user's keys: disable the account where it signs in";

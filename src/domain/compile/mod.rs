@@ -17,15 +17,18 @@ mod properties;
 mod protected;
 mod rules;
 mod selectors;
+mod users;
 mod wards;
 mod waves;
 mod width;
 mod workloads;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 
 use super::enforcement::{DeviceState, Enforcement};
-use super::names::DeviceId;
+use super::names::{DeviceId, ObjectKey};
 use super::verdict::{Acceptance, Reason, Verdicts};
 use super::world::World;
 pub(in crate::domain) use addresses::Addresses;
@@ -50,6 +53,8 @@ struct Draft<'w> {
     addresses: Addresses<'w>,
     node_agents: NodeAgents<'w>,
     wards: Wards<'w>,
+    /// Scopes whose agents are suspended, each with the Isolations that do it.
+    suspended_scopes: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
     compiled: Compiled,
 }
 
@@ -60,6 +65,7 @@ pub fn compile(world: &World, now: Timestamp) -> Compiled {
         addresses: Addresses::of(world),
         node_agents: NodeAgents::of(world),
         wards: Wards::default(),
+        suspended_scopes: BTreeMap::new(),
         compiled: Compiled::default(),
     };
     for id in world.devices.keys() {

@@ -121,6 +121,7 @@ fn isolation() -> impl Strategy<Value = IsolationSpec> {
                 device: Some(id(device).to_string()),
                 ..Target::default()
             },
+            user_names: None,
             reason: "beaconing".to_owned(),
             management,
             incident: None,

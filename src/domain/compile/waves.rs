@@ -47,7 +47,7 @@ fn turn(last: Option<&DeviceState>, next: &DeviceState) -> Turn {
         }
         _ => {}
     }
-    if wards_isolate(last, next) {
+    if wards_isolate(last, next) || suspends(last, next) {
         return Turn::Isolates;
     }
     match last {
@@ -78,6 +78,12 @@ fn wards_isolate(last: Option<&DeviceState>, next: &DeviceState) -> bool {
             (_, None) => false,
         }
     })
+}
+
+/// Whether a user is suspended that was not.
+fn suspends(last: Option<&DeviceState>, next: &DeviceState) -> bool {
+    let mut users = next.suspended_users.iter();
+    users.any(|user| last.is_none_or(|last| !last.suspended_users.contains(user)))
 }
 
 /// Whether anything of a ward gets looser: it is under less, or an address of it under nothing.
@@ -113,6 +119,7 @@ fn loosens(last: &DeviceState, next: &DeviceState) -> bool {
         || default_loosens(&last.defaults.egress, &next.defaults.egress)
         || default_loosens(&last.defaults.ingress, &next.defaults.ingress)
         || rules_loosen(&last.rules, &next.rules)
+        || !last.suspended_users.is_subset(&next.suspended_users)
         || wards_loosen(last, next)
 }
 

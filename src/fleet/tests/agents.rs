@@ -190,6 +190,7 @@ pub fn applied(bundle: &Bundle) -> proto::Applied {
         epoch: bundle.epoch,
         revision: bundle.revision,
         state_hash: bundle.state_hash.clone(),
+        ..proto::Applied::default()
     }
 }
 

@@ -248,6 +248,7 @@ async fn a_device_that_is_ahead_of_the_store_is_refused_until_a_person_advances_
         epoch: 9,
         revision: 4,
         state_hash: "a".repeat(64),
+        ..proto::Applied::default()
     };
     let mut agent = device.hello(&lab, Some(ahead.clone())).await;
     let status = agent.end().await;

@@ -96,6 +96,7 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
                 device: Some(device.to_string()),
                 ..Target::default()
             },
+            user_names: None,
             reason,
             management: input.management,
             incident: input.incident,

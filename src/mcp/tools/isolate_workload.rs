@@ -152,6 +152,7 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
                 workload: Some(chosen.as_written(call.principal.target_pods.as_ref())),
                 ..Target::default()
             },
+            user_names: None,
             reason,
             management: input.management,
             incident: input.incident,

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::api::{ApiKeyScope, Isolation, Policy, stamps};
-use crate::domain::applied::{Applied, Datapath, DeviceApplied, WardApplied};
+use crate::domain::applied::{Accounts, Applied, Datapath, DeviceApplied, WardApplied};
 use crate::domain::cluster::{Namespace, Node, OthersPolicy, Pod};
 use crate::domain::compile::{Compiled, compile};
 use crate::domain::names::{DeviceId, ObjectKey};
@@ -86,6 +86,12 @@ struct Acknowledgement {
     seen: BTreeMap<String, u64>,
     #[serde(default)]
     datapath: Datapath,
+    /// Of suspended users, those that exist there.
+    #[serde(default)]
+    accounts: BTreeSet<String>,
+    /// Those that are root there.
+    #[serde(default)]
+    spared_accounts: BTreeSet<String>,
     /// By `namespace/pod`.
     #[serde(default)]
     covered_at: BTreeMap<String, Timestamp>,
@@ -197,6 +203,10 @@ fn applied_of(compiled: &Compiled, acknowledged: &Acknowledged, now: Timestamp) 
             covered_at: Arc::new(said.covered_at.clone()),
             seen: said.seen.clone(),
             datapath: said.datapath,
+            accounts: Accounts {
+                dropped: said.accounts.clone(),
+                spared: said.spared_accounts.clone(),
+            },
         };
         (id.clone(), device)
     });
@@ -207,6 +217,7 @@ fn applied_of(compiled: &Compiled, acknowledged: &Acknowledged, now: Timestamp) 
     if acknowledged.stored {
         applied.network_policies = enforcement.network_policies.keys().cloned().collect();
         applied.access = enforcement.access.keys().cloned().collect();
+        applied.suspended_users = enforcement.suspended_users.clone();
     }
     applied
 }

@@ -10,11 +10,12 @@ use crate::domain::applied::Applied;
 use crate::domain::compile::Compiled;
 use crate::domain::enforcement::{
     AccessGrant, DefaultRule, Defaults, DeviceState, Enforcement, ManagementRule, ObservedRule,
-    PeerSet, Ports, QuarantinePath, Rule, SelfIsolation, Source, WardGroup, WardIsolation,
+    PeerSet, Ports, QuarantinePath, Rule, SelfIsolation, Source, SuspendedUsers, WardGroup,
+    WardIsolation,
 };
 use crate::domain::names::ObjectKey;
 use crate::domain::verdict::{
-    Acceptance, IsolationVerdict, PolicyVerdict, ScopeVerdict, Verdicts, Workloads,
+    Acceptance, IsolationVerdict, PolicyVerdict, ScopeVerdict, SuspendedUser, Verdicts, Workloads,
 };
 use crate::status;
 
@@ -28,6 +29,7 @@ pub fn compiled(compiled: &Compiled) -> Value {
         devices,
         network_policies,
         access,
+        suspended_users,
     } = enforcement;
     let Verdicts {
         policies,
@@ -41,6 +43,7 @@ pub fn compiled(compiled: &Compiled) -> Value {
         "access": map(access, |AccessGrant { service_account, role }| {
             json!({"serviceAccount": service_account, "role": role})
         }),
+        "suspendedUsers": suspended_users_of(suspended_users),
         "policies": map(policies, policy),
         "isolations": map(isolations, isolation),
         "scopes": map(scopes, scope),
@@ -87,6 +90,7 @@ fn state(state: &DeviceState) -> Value {
         observed_rules,
         observed_defaults,
         wards,
+        suspended_users,
     } = state;
     let mut value = json!({
         "sources": sources.iter().map(source).collect::<Vec<_>>(),
@@ -96,6 +100,7 @@ fn state(state: &DeviceState) -> Value {
         "defaults": defaults_of(defaults),
         "observedRules": observed_rules.iter().map(observed).collect::<Vec<_>>(),
         "observedDefaults": defaults_of(observed_defaults),
+        "suspendedUsers": suspended_users,
     });
     if let Some(SelfIsolation { management }) = isolation {
         let management: Vec<String> = management.iter().map(management_rule).collect();
@@ -246,6 +251,35 @@ fn workloads_of(workloads: &Workloads) -> Value {
     })
 }
 
+fn suspended_users_of(users: &SuspendedUsers) -> Value {
+    let SuspendedUsers {
+        everywhere,
+        in_namespace,
+    } = users;
+    json!({"everywhere": everywhere, "inNamespace": in_namespace})
+}
+
+fn user_of(user: &SuspendedUser) -> Value {
+    let SuspendedUser {
+        os,
+        devices,
+        nodes,
+        kubernetes,
+        namespace,
+        seawall,
+        scopes,
+    } = user;
+    json!({
+        "os": os,
+        "devices": devices,
+        "nodes": nodes,
+        "kubernetes": kubernetes,
+        "namespace": namespace,
+        "seawall": seawall,
+        "scopes": names(scopes),
+    })
+}
+
 fn policy(verdict: &PolicyVerdict) -> Value {
     let PolicyVerdict {
         uid: _,
@@ -278,6 +312,7 @@ fn isolation(verdict: &IsolationVerdict) -> Value {
         device,
         workloads,
         evidence_at_risk,
+        user,
         spared,
         peers,
         not_enforceable,
@@ -291,6 +326,7 @@ fn isolation(verdict: &IsolationVerdict) -> Value {
         "device": device,
         "workloads": workloads.as_ref().map(workloads_of),
         "evidenceAtRisk": names(evidence_at_risk),
+        "user": user.as_ref().map(user_of),
         "spared": map(spared, |words| words.clone().into()),
         "peers": peers,
         "notEnforceable": not_enforceable,

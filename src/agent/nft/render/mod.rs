@@ -1,12 +1,14 @@
 //! A device state as the content of the agent's tables. The order in each base chain is: loopback, the
-//! operator, neighbour discovery (a quarantined peer's word about routes excepted), quarantined peers, the
-//! wards, DHCP, then either this host's isolation or its policies. An isolated host forwards for nobody, so
-//! it has no rules for wards. Rules of policies are `policy`'s, those for wards `wards`', the rest of what
-//! cuts is `containment`'s; `bridge` is the second table.
+//! accounts of suspended users, the operator, neighbour discovery (a quarantined peer's word about routes
+//! excepted), quarantined peers, the wards, DHCP, then either this host's isolation or its policies. An
+//! isolated host forwards for nobody, so it has no rules for wards. Rules of policies are `policy`'s, those
+//! for wards `wards`', those for accounts `users`', the rest of what cuts is `containment`'s; `bridge` is the
+//! second table.
 
 mod bridge;
 mod containment;
 mod policy;
+mod users;
 mod wards;
 
 pub use wards::{ANSWERS_TO_HOST, Place};
@@ -37,6 +39,8 @@ pub struct Situation {
     /// Addresses of the operator from enrolment, open whatever a state says.
     pub pinned: BTreeSet<SocketAddr>,
     pub bridges: Bridges,
+    /// The uids of accounts on this host.
+    pub accounts: BTreeMap<String, u32>,
 }
 
 /// The content of the tables, and what their counters count.
@@ -54,7 +58,7 @@ pub struct Rendered {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counted {
     /// `namespace/policy/rule`, `namespace/policy` for a default, `isolation` (`isolation/<group>` for wards),
-    /// `quarantine`, or `wards/<group>` for all packets of a group of wards.
+    /// `quarantine`, `suspended:<account>`, or `wards/<group>` for all packets of a group of wards.
     pub id: String,
     pub observing: bool,
 }
@@ -78,6 +82,8 @@ impl HookPoint {
     }
 }
 
+pub use users::{Suspended, suspended};
+
 type Statements = Vec<Statement<'static>>;
 
 pub fn render(state: &DeviceState, situation: &Situation) -> Rendered {
@@ -87,6 +93,7 @@ pub fn render(state: &DeviceState, situation: &Situation) -> Rendered {
     }
     rendered.keep_tracking();
     rendered.accept_loopback();
+    users::drop_suspended(&mut rendered, state, situation);
     rendered.accept_operator(state, situation);
     containment::drop_routers_that_are_quarantined(&mut rendered);
     rendered.accept_neighbour_discovery(state.isolation.is_some());
