@@ -87,8 +87,18 @@ async fn is_ready_with_a_device_off(all: &GitOps) -> anyhow::Result<()> {
         ("apikeyscope", "plant-watch"),
     ] {
         let object = all.object(kind, name).await?;
-        let owners = object["metadata"]["managedFields"].to_string();
-        ensure!(owners.contains("\"kustomize-controller\""), "{owners}");
+        let show = [
+            "get",
+            kind,
+            name,
+            "-n",
+            TENANT,
+            "--show-managed-fields",
+            "-o",
+            "yaml",
+        ];
+        let owners = all.site.plane.kubectl(&show).await?;
+        ensure!(owners.contains("manager: kustomize-controller"), "{owners}");
         let is = ready(&object).map(|condition| condition["status"].clone());
         ensure!(is == Some("True".into()), "{kind} {name}: {object}");
     }
