@@ -6,7 +6,7 @@ use super::PORT;
 use super::traffic::Traffic;
 use crate::cluster::node::{NodeOptions, Pod};
 use crate::installed::{Agent, Installed};
-use crate::lab::{Host, Responder};
+use crate::lab::Responder;
 
 pub const NAMESPACE: &str = "shop";
 
@@ -32,7 +32,6 @@ pub struct Workloads {
     pub rest: Vec<Responder>,
     // The pods' namespaces are let go before the nodes end.
     pub pods: [Pod; 3],
-    pub outside: Host,
     pub installed: Installed,
 }
 
@@ -67,7 +66,6 @@ impl Workloads {
             pod: Responder::start(&web.host, PORT).await?,
             rest,
             pods: [web, db, far],
-            outside,
             installed,
         })
     }

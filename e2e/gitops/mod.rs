@@ -35,8 +35,8 @@ impl GitOps {
         let site = Site::start(&[]).await?;
         let dir = run::scratch("gitops")?;
         let git = Repository::serve(&dir).await?;
-        git.write("README.md", "What the plant wants.\n")?;
-        git.push("Begin").await?;
+        let begin = ("README.md", Some("What the plant wants.\n".to_owned()));
+        git.commit("Begin", &[begin]).await?;
         let flux = Flux::start(&site.plane, &dir).await?;
         let source = json!({
             "apiVersion": "source.toolkit.fluxcd.io/v1",
@@ -94,9 +94,11 @@ impl GitOps {
         let what = format!("{folder} to be applied and ready at {commit}");
         let done = eventually(&what, PATIENCE, || async {
             let all = self.kustomization(folder).await?;
-            let revision = all["status"]["lastAppliedRevision"].as_str();
-            let of_commit = revision.is_some_and(|revision| revision.ends_with(commit));
-            Ok((of_commit && ready(&all).is_some_and(|it| it["status"] == "True")).then_some(()))
+            let Some(revision) = all["status"]["lastAppliedRevision"].as_str() else {
+                return Ok(None);
+            };
+            let is = ready(&all).is_some_and(|it| it["status"] == "True");
+            Ok((is && self.git.has(revision, commit).await?).then_some(()))
         });
         match done.await {
             Ok(()) => Ok(()),

@@ -12,6 +12,7 @@ use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::process;
@@ -24,6 +25,7 @@ pub struct Repository {
     work: PathBuf,
     pub url: String,
     server: JoinHandle<()>,
+    writing: Mutex<()>,
 }
 
 impl Repository {
@@ -42,27 +44,45 @@ impl Repository {
             // It ends with its task, not by itself.
             let _ = axum::serve(listener, router).await;
         });
-        Ok(Self { work, url, server })
+        let writing = Mutex::default();
+        Ok(Self {
+            work,
+            url,
+            server,
+            writing,
+        })
     }
 
-    pub fn write(&self, path: &str, text: &str) -> anyhow::Result<()> {
-        let path = self.work.join(path);
-        let folder = path.parent().context("a file is in a folder")?;
-        std::fs::create_dir_all(folder)?;
-        Ok(std::fs::write(path, text)?)
-    }
-
-    pub fn remove(&self, path: &str) -> anyhow::Result<()> {
-        Ok(std::fs::remove_file(self.work.join(path))?)
-    }
-
-    /// Commits what is in the work tree and pushes it; the commit.
-    pub async fn push(&self, message: &str) -> anyhow::Result<String> {
+    /// Writes files, or removes those of which there is no text, and pushes them as one commit, which it answers with.
+    pub async fn commit(
+        &self,
+        message: &str,
+        files: &[(&str, Option<String>)],
+    ) -> anyhow::Result<String> {
+        // Tests share the work tree.
+        let _alone = self.writing.lock().await;
+        for (path, text) in files {
+            let path = self.work.join(path);
+            let folder = path.parent().context("a file is in a folder")?;
+            std::fs::create_dir_all(folder)?;
+            match text {
+                Some(text) => std::fs::write(path, text)?,
+                None => std::fs::remove_file(path)?,
+            }
+        }
         git(&self.work, &["add", "--all"]).await?;
         git(&self.work, &["commit", "--quiet", "-m", message]).await?;
         git(&self.work, &["push", "--quiet", "origin", "main"]).await?;
         let commit = git(&self.work, &["rev-parse", "HEAD"]).await?;
         Ok(commit.trim().to_owned())
+    }
+
+    /// Whether a revision, as Flux writes it (`main@sha1:…`), is the commit or comes after it.
+    pub async fn has(&self, revision: &str, commit: &str) -> anyhow::Result<bool> {
+        let (_, hash) = revision.rsplit_once(':').context("a revision has a hash")?;
+        let range = format!("{hash}..{commit}");
+        let more = git(&self.work, &["rev-list", "--count", &range]).await?;
+        Ok(more.trim() == "0")
     }
 }
 

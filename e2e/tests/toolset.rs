@@ -29,6 +29,10 @@ pub fn all() -> Vec<Trial> {
             "a build that fails says why and leaves nothing that looks built",
             build_fails,
         ),
+        case(
+            "custom resources that a product reads are kept beside its programs",
+            definitions,
+        ),
         case("every product's module pins its version", every_product),
     ]
 }
@@ -133,6 +137,35 @@ async fn build_fails() -> anyhow::Result<()> {
     let nowhere = build::cached(&PRODUCTS[0], root.path(), &root.path().join("nowhere"));
     let words = nowhere.err().context("there is no go")?.to_string();
     assert!(words.contains("https://go.dev/dl"), "{words}");
+    Ok(())
+}
+
+async fn definitions() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    let flux = PRODUCTS.iter().find(|it| it.definitions.is_some());
+    let flux = flux.context("a product has custom resources")?;
+    let module = root.path().join("module");
+    let folder = module.join(flux.definitions.unwrap_or_default());
+    fs::create_dir_all(&folder)?;
+    let written = folder.join("things.yaml");
+    fs::write(&written, "kind: CustomResourceDefinition\n")?;
+    // As the module cache has its files.
+    fs::set_permissions(&written, fs::Permissions::from_mode(0o444))?;
+    let go = stub_go(root.path(), "echo program > \"$out\"")?;
+    let script = fs::read_to_string(&go)?;
+    let asked = format!("[ \"$1\" != list ] || exec echo '{}'\n", module.display());
+    fs::write(
+        &go,
+        script.replacen("#!/bin/sh\n", &format!("#!/bin/sh\n{asked}"), 1),
+    )?;
+    let bin = build::cached(flux, &root.path().join("cache"), &go)?;
+    let kept = bin.with_file_name(build::DEFINITIONS).join("things.yaml");
+    assert_eq!(fs::read_to_string(&kept)?, fs::read_to_string(written)?);
+    assert_ne!(
+        fs::metadata(kept)?.permissions().mode() & 0o200,
+        0,
+        "it can be removed"
+    );
     Ok(())
 }
 

@@ -21,15 +21,33 @@ pub use policy::{
 };
 pub use selectors::{DeviceSelector, TrustLevel, WorkloadSelector};
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSON,
+};
+use kube::CustomResourceExt;
+use serde_json::json;
+
 /// The API group of every custom resource.
 pub const GROUP: &str = "seawall.dev";
 /// The only version served.
 pub const VERSION: &str = "v1alpha1";
 
 /// Every CustomResourceDefinition, in the order in which `crds/` lists them.
-pub fn definitions()
--> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition>
-{
-    use kube::CustomResourceExt;
-    vec![ApiKeyScope::crd(), Isolation::crd(), Policy::crd()]
+pub fn definitions() -> Vec<CustomResourceDefinition> {
+    let mut all = vec![ApiKeyScope::crd(), Isolation::crd(), Policy::crd()];
+    all.iter_mut().for_each(begin_unseen);
+    all
+}
+
+/// Gives a resource the status of no generation until the operator has seen it: what has no status at all is
+/// ready in the eyes of kstatus, and so of Flux.
+fn begin_unseen(definition: &mut CustomResourceDefinition) {
+    for version in &mut definition.spec.versions {
+        let schema = version.schema.as_mut();
+        let schema = schema.and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let properties = schema.and_then(|schema| schema.properties.as_mut());
+        if let Some(status) = properties.and_then(|properties| properties.get_mut("status")) {
+            status.default = Some(JSON(json!({"observedGeneration": -1})));
+        }
+    }
 }

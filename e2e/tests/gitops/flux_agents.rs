@@ -35,8 +35,8 @@ const CONTAIN: &str = "{access: Contain, targets: {devices: {all: true}}, \
 /// A scope from git, and a key for it from `seawall keys create`.
 async fn agent(all: &GitOps, folder: &str, scope: &str) -> anyhow::Result<(String, McpClient)> {
     let text = manifest("ApiKeyScope", scope, CONTAIN);
-    all.git.write(&format!("{folder}/scope.yaml"), &text)?;
-    let commit = all.git.push("A scope").await?;
+    let path = format!("{folder}/scope.yaml");
+    let commit = all.git.commit("A scope", &[(&path, Some(text))]).await?;
     all.follow(folder).await?;
     all.applied(folder, &commit).await?;
     let key = all.site.key(scope).await?;
@@ -63,8 +63,8 @@ async fn keys() -> anyhow::Result<()> {
 
     let wider = CONTAIN.replace("24h", "12h");
     let text = manifest("ApiKeyScope", "keys-bot", &wider);
-    all.git.write("keys/scope.yaml", &text)?;
-    let commit = all.git.push("For half as long").await?;
+    let file = ("keys/scope.yaml", Some(text));
+    let commit = all.git.commit("For half as long", &[file]).await?;
     all.applied("keys", &commit).await?;
     let scope = all.object("apikeyscope", "keys-bot").await?;
     ensure!(scope["spec"]["limits"]["maxIsolation"] == "12h", "{scope}");
@@ -82,6 +82,7 @@ async fn keys() -> anyhow::Result<()> {
         TENANT,
         "--scope",
         "keys-bot",
+        "--hash",
         hash,
     ];
     all.site.seawall(&revoke).await?;
@@ -98,7 +99,8 @@ async fn beside() -> anyhow::Result<()> {
     let spec = "{subjects: {devices: {tags: {name: ws-2}}}, rules: [{name: c2, direction: Egress, \
                 action: Deny, peers: {cidrs: [203.0.113.9/32]}}]}";
     let policy = manifest("Policy", "beside-net", spec);
-    all.git.write("beside/policy.yaml", &policy)?;
+    let file = ("beside/policy.yaml", Some(policy));
+    all.git.commit("A policy", &[file]).await?;
     let (_, client) = agent(all, "beside", "beside-bot").await?;
     let before = all.object("policy", "beside-net").await?;
 
@@ -132,13 +134,14 @@ async fn ten_times() -> anyhow::Result<()> {
     let held = &all.site.device("ws-1").id;
     let spec = format!("{{target: {{device: {held}}}, reason: Of git}}");
     let text = manifest("Isolation", "ten-of-git", &spec);
-    all.git.write("ten/isolation.yaml", &text)?;
+    let file = ("ten/isolation.yaml", Some(text));
+    all.git.commit("An isolation", &[file]).await?;
     let (_, client) = agent(all, "ten", "ten-bot").await?;
     let device = &all.site.device("ws-3").id;
     let mark = all.site.plane.audit().mark()?;
     let mut names = vec!["ten-of-git".to_owned(), "ten-bot".to_owned()];
     for round in 1..=10 {
-        let isolate = json!({"device_id": device, "reason": format!("Round {round}")});
+        let isolate = json!({"device_id": device, "reason": format!("Round {round}"), "ttl": "1h"});
         let answer = client.must("isolate_device", isolate).await?;
         let name = answer.structured["isolation"].as_str().unwrap_or_default();
         names.push(name.to_owned());

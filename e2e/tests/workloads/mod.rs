@@ -1,7 +1,9 @@
 //! Pods under policies and in quarantine, with every part real: nodes, pods, Seawall as helm installs it, and
 //! packets.
 
+mod pods_come_and_go;
 mod pods_isolated;
+mod pods_under_policies;
 
 use anyhow::Context;
 use libtest_mimic::Trial;
@@ -13,7 +15,12 @@ use crate::installed::Installed;
 use crate::lab::Host;
 
 pub fn all() -> Vec<Trial> {
-    node::unless_impossible(pods_isolated::all())
+    let trials = [
+        pods_come_and_go::all(),
+        pods_isolated::all(),
+        pods_under_policies::all(),
+    ];
+    node::unless_impossible(trials.into_iter().flatten().collect())
 }
 
 /// On one node kube-router enforces NetworkPolicies, on the other nobody does.
