@@ -6,4 +6,4 @@ mod compare;
 mod generate;
 
 pub use compare::compare;
-pub use generate::{Scenario, Size};
+pub use generate::{PORTS, Scenario, Size};

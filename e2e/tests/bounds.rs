@@ -264,6 +264,7 @@ target:
     podSelector: {matchLabels: {app: web}, matchExpressions: [{key: app, operator: In, values: [web]}]}
   user: alice
   node: worker-1
+userNames: {os: [alice], kubernetes: [alice@example.com], seawall: [alices-bot]}
 reason: everything
 management: [{cidr: 10.0.9.0/24, ports: [{protocol: TCP, port: 22, endPort: 23}]}]
 incident: inc_01

@@ -2,6 +2,7 @@
 //! packets.
 
 mod pods_come_and_go;
+mod pods_explained;
 mod pods_isolated;
 mod pods_under_policies;
 
@@ -17,6 +18,7 @@ use crate::lab::Host;
 pub fn all() -> Vec<Trial> {
     let trials = [
         pods_come_and_go::all(),
+        pods_explained::all(),
         pods_isolated::all(),
         pods_under_policies::all(),
     ];
