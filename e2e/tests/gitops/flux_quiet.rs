@@ -87,7 +87,7 @@ async fn unseen() -> anyhow::Result<()> {
     let commit = all.git.commit("With nobody there", &files).await?;
     all.follow("unseen").await?;
     eventually("Flux to write it", PATIENCE, || async {
-        Ok(all.site.get("policy", "unseen-net").await?)
+        all.site.get("policy", "unseen-net").await
     })
     .await?;
     let until = std::time::Instant::now() + Duration::from_secs(10);
