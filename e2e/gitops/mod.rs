@@ -3,7 +3,6 @@
 mod flux;
 mod repository;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,7 +25,6 @@ pub struct GitOps {
     flux: Flux,
     pub git: Repository,
     pub site: Site,
-    _dir: PathBuf,
 }
 
 impl GitOps {
@@ -45,12 +43,7 @@ impl GitOps {
             "spec": {"interval": "1s", "url": git.url, "ref": {"branch": "main"}},
         });
         site.apply(&source.to_string()).await?;
-        Ok(Self {
-            flux,
-            git,
-            site,
-            _dir: dir,
-        })
+        Ok(Self { flux, git, site })
     }
 
     /// Has Flux apply a folder of the repository from now on, as `wait` and `prune` do it.
