@@ -287,9 +287,10 @@ impl Maker {
         }
     }
 
-    fn port(&mut self) -> Value {
+    fn port(&mut self, may_be_named: bool) -> Value {
         let protocol = *self.one_of(&["TCP", "UDP"]);
         match self.up_to(3) {
+            2 if !may_be_named => json!({"protocol": "TCP"}),
             0 => json!({"protocol": protocol}),
             1 => json!({"protocol": protocol, "port": 8080, "endPort": 8081}),
             2 => json!({"protocol": "TCP", "port": "main"}),
@@ -300,7 +301,11 @@ impl Maker {
     fn rules(&mut self, peers: &str) -> Value {
         let rules = (0..self.up_to(2)).map(|_| {
             let some: Vec<Value> = (0..self.up_to(2)).map(|_| self.peer()).collect();
-            let ports: Vec<Value> = (0..self.up_to(2)).map(|_| self.port()).collect();
+            // Whose port is meant when everybody or a network may be the peer, kube-router doesn't ask.
+            let pods_alone = !some.is_empty() && some.iter().all(|it| it["ipBlock"].is_null());
+            let may_be_named = peers == "from" || pods_alone;
+            let ports = (0..self.up_to(2)).map(|_| self.port(may_be_named));
+            let ports: Vec<Value> = ports.collect();
             json!({peers: some, "ports": ports})
         });
         rules.collect()

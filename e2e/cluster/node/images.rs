@@ -1,13 +1,16 @@
 //! The images that nodes have: one that only waits, a shell, and the product.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::Context;
 use tokio::sync::OnceCell;
 
+use super::PATIENCE;
 use super::components::PAUSE;
 use super::image::{Image, Recipe};
 use super::needs::{AUTHORITIES, find};
+use crate::process;
 use crate::run;
 
 /// A shell with the small programs of busybox. It waits when it is told nothing.
@@ -98,9 +101,9 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(body).await?
 }
 
-/// The arguments with which `ctr` imports the archive.
-pub fn import(archive: &Path) -> [&std::ffi::OsStr; 5] {
-    let words = ["-n", "k8s.io", "images", "import"].map(std::ffi::OsStr::new);
-    let [namespace, name, images, verb] = words;
-    [namespace, name, images, verb, archive.as_os_str()]
+/// Puts an image on a node, by its `ctr`.
+pub async fn unpack(mut ctr: Command, image: &Image) -> anyhow::Result<()> {
+    ctr.args(["-n", "k8s.io", "images", "import"]);
+    ctr.arg(&image.archive);
+    process::run(ctr, "", PATIENCE).await?.success().map(drop)
 }

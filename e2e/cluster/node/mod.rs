@@ -138,10 +138,7 @@ impl Node {
 
     /// Puts an image on the node.
     pub async fn load(&self, image: &Image) -> anyhow::Result<()> {
-        let mut command = self.command("ctr")?;
-        command.args(images::import(&image.archive));
-        process::run(command, "", PATIENCE).await?.success()?;
-        Ok(())
+        images::unpack(self.command("ctr")?, image).await
     }
 
     /// A volume on the node's disk, for the next claim of as much.

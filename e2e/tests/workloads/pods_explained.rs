@@ -41,14 +41,10 @@ const AT_ONCE: usize = 8;
 
 async fn agrees() -> anyhow::Result<()> {
     let seawall = installed().await?;
-    let mut random = [0; 4];
-    std::fs::File::open("/dev/urandom").and_then(|mut file| {
-        use std::io::Read;
-        file.read_exact(&mut random)
-    })?;
+    // The same each time unless one is given, so that a failure is about the change at hand.
     let seed = match std::env::var("SEED") {
         Ok(seed) => seed.parse().context("SEED is a number")?,
-        Err(_) => u64::from(u32::from_le_bytes(random)),
+        Err(_) => 7,
     };
     eprintln!("SEED={seed}");
     let scenario = Scenario::generate(seed, SIZE);
