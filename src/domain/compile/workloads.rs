@@ -99,10 +99,7 @@ impl<'w> Draft<'w> {
     pub(super) fn protected_on_node(&self, node: &str) -> Option<String> {
         let pods = self.world.pods.iter();
         let mut pods = pods.filter(|(_, pod)| pod.node.as_deref() == Some(node));
-        pods.find_map(|(key, pod)| {
-            let agent = pod.labels.get(COMPONENT_LABEL).map(String::as_str) == Some("agent");
-            self.protected_pod(key, pod).filter(|_| !agent)
-        })
+        pods.find_map(|(key, pod)| self.protected_pod(key, pod))
     }
 
     /// What an isolation of the pod would cut for everybody, in words.
@@ -122,7 +119,6 @@ impl<'w> Draft<'w> {
 
 /// What the chart calls its pods by.
 const NAME_LABEL: &str = "app.kubernetes.io/name";
-const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 
 /// The addresses of all of them.
 pub fn addresses<'p>(
