@@ -11,6 +11,8 @@ use anyhow::bail;
 use libtest_mimic::Trial;
 use tokio::runtime::Runtime;
 
+use crate::run;
+
 /// No test waits longer, whatever hangs.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -34,15 +36,17 @@ where
 {
     let file = Path::new(Location::caller().file());
     let subject = file.file_stem().unwrap_or_default().to_string_lossy();
-    Trial::test(format!("{subject}::{sentence}"), move || {
-        runtime()
-            .block_on(async {
-                match tokio::time::timeout(LIMIT, body()).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => bail!("not done after {} s", LIMIT.as_secs()),
-                }
-            })
-            .map_err(|error| format!("{error:#}").into())
+    let name = format!("{subject}::{sentence}");
+    Trial::test(name.clone(), move || {
+        let began = Instant::now();
+        let outcome = runtime().block_on(async {
+            match tokio::time::timeout(LIMIT, body()).await {
+                Ok(outcome) => outcome,
+                Err(_) => bail!("not done after {} s", LIMIT.as_secs()),
+            }
+        });
+        run::note_duration(&name, began.elapsed());
+        outcome.map_err(|error| format!("{error:#}").into())
     })
 }
 

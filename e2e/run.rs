@@ -3,10 +3,11 @@
 //! Logs of the last runs are kept to be read; databases go when the run ends.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -63,6 +64,21 @@ pub fn scratch(name: &str) -> anyhow::Result<PathBuf> {
     let dir = Path::new(&run).join(format!("{name}-{number}"));
     fs::create_dir_all(&dir)?;
     Ok(dir)
+}
+
+/// Writes down how long a test took, in the run's `durations.tsv`: the slowest are what a run waits for.
+pub fn note_duration(test: &str, took: Duration) {
+    let Some(run) = std::env::var_os(RUN) else {
+        return;
+    };
+    let line = format!("{:.1}\t{test}\n", took.as_secs_f64());
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(Path::new(&run).join("durations.tsv"));
+    if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
+        eprintln!("how long {test} took is not written down: {error}");
+    }
 }
 
 /// Makes a folder that nobody else can enter.

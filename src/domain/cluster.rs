@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::networking::v1::NetworkPolicySpec;
 use serde::{Deserialize, Serialize};
@@ -54,8 +53,6 @@ pub struct Namespace {
 #[serde(rename_all = "camelCase", default)]
 pub struct Node {
     pub addresses: BTreeSet<IpAddr>,
-    /// Where its pods get their addresses from, where the cluster says so.
-    pub pod_networks: BTreeSet<IpNet>,
 }
 
 /// A NetworkPolicy that is not of our making.

@@ -6,10 +6,53 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::member::{Desired, Signed};
 use super::{Fleet, proto, records};
-use crate::domain::enforcement::{Bundle, DeviceState};
+use crate::domain::applied::WardApplied;
+use crate::domain::enforcement::{Bundle, DeviceState, Source, SourceKind};
 use crate::domain::names::DeviceId;
+
+/// A state and its hash, computed once.
+#[derive(Debug)]
+pub struct Desired {
+    pub state: DeviceState,
+    pub hash: String,
+    /// The resources in it, to be handed out without a copy.
+    pub sources: Arc<BTreeSet<Source>>,
+    pub wards: Arc<BTreeMap<String, WardApplied>>,
+    /// When it was first wanted.
+    pub since: Instant,
+}
+
+impl Desired {
+    pub fn new(state: DeviceState) -> Self {
+        Self {
+            since: Instant::now(),
+            hash: state.hash(),
+            sources: Arc::new(state.sources.clone()),
+            wards: Arc::new(WardApplied::all(&state)),
+            state,
+        }
+    }
+
+    /// The uids of the Isolations in it.
+    pub(super) fn isolations(&self) -> BTreeSet<String> {
+        let sources = self.state.every_source();
+        sources
+            .filter(|source| source.kind == SourceKind::Isolation)
+            .map(|source| source.uid.clone())
+            .collect()
+    }
+}
+
+/// A bundle that is signed, kept for sending again.
+#[derive(Clone)]
+pub struct Signed {
+    pub revision: u64,
+    pub hash: String,
+    /// When it was first.
+    pub sent: Instant,
+    pub bundle: proto::SignedBundle,
+}
 
 impl Fleet {
     /// The whole of what should be in force, in the order of its waves: the first is sent at once, each

@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use super::allowance::Allowance;
 use super::clean;
 use super::delivery::Deliveries;
+use super::desired::{Desired, Signed};
 use super::outbox::Outbox;
 use super::proto;
 use super::records::{AppliedState, DeviceRecord, DeviceStanding};
-use crate::domain::applied::{Accounts, Datapath, DeviceApplied, WardApplied};
-use crate::domain::enforcement::{DeviceState, Source, SourceKind};
+use crate::domain::applied::{Accounts, Datapath, DeviceApplied};
 use crate::local::types::RuleCount;
 
 /// States that were sent and may still be acknowledged.
@@ -29,48 +29,6 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// Refusals and tampering of one device that are told: in a burst, and a second. A device whose root is
 /// lost could fill the audit log with them.
 const TELLINGS: (u32, f64) = (30, 1.0 / 30.0);
-
-/// A state and its hash, computed once.
-#[derive(Debug)]
-pub struct Desired {
-    pub state: DeviceState,
-    pub hash: String,
-    /// The resources in it, to be handed out without a copy.
-    pub sources: Arc<BTreeSet<Source>>,
-    pub wards: Arc<BTreeMap<String, WardApplied>>,
-    /// When it was first wanted.
-    pub since: Instant,
-}
-
-impl Desired {
-    pub fn new(state: DeviceState) -> Self {
-        Self {
-            since: Instant::now(),
-            hash: state.hash(),
-            sources: Arc::new(state.sources.clone()),
-            wards: Arc::new(WardApplied::all(&state)),
-            state,
-        }
-    }
-
-    fn isolations(&self) -> BTreeSet<String> {
-        let sources = self.state.every_source();
-        sources
-            .filter(|source| source.kind == SourceKind::Isolation)
-            .map(|source| source.uid.clone())
-            .collect()
-    }
-}
-
-/// A bundle that is signed, kept for sending again.
-#[derive(Clone)]
-pub struct Signed {
-    pub revision: u64,
-    pub hash: String,
-    /// When it was first.
-    pub sent: Instant,
-    pub bundle: proto::SignedBundle,
-}
 
 /// A device's open stream.
 pub struct Session {

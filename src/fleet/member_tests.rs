@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::api::TrustLevel;
-use crate::domain::enforcement::Source;
+use crate::domain::enforcement::{DeviceState, Source, SourceKind};
 use crate::domain::names::DeviceId;
 use crate::fleet::claims::MOST_CLAIMS;
 

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{NodeSpec, NodeStatus};
+use k8s_openapi::api::core::v1::NodeStatus;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -18,16 +17,10 @@ pub fn namespace(raw: Raw) -> Result<Option<Namespace>, String> {
 }
 
 pub fn node(mut raw: Raw) -> Result<Option<Node>, String> {
-    let spec: NodeSpec = part(&mut raw.data, "spec")?.unwrap_or_default();
     let status: NodeStatus = part(&mut raw.data, "status")?.unwrap_or_default();
     let all = status.addresses.iter().flatten();
-    let networks = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
     Ok(Some(Node {
         addresses: addresses(all.map(|address| address.address.as_str())),
-        pod_networks: networks
-            .filter_map(|network| network.parse::<IpNet>().ok())
-            .map(|network| network.trunc())
-            .collect(),
     }))
 }
 
@@ -83,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_its_addresses_and_the_networks_of_its_pods() {
+    fn a_node_is_its_addresses() {
         let object = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": "worker-1"},
             "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]},
@@ -99,10 +92,7 @@ mod tests {
             },
         });
         let facts = node(raw(object)).expect("readable").expect("a fact");
-        let expected = json!({
-            "addresses": ["192.168.7.11", "203.0.113.5", "fd00:7::11"],
-            "podNetworks": ["10.244.1.0/24", "fd00:1::/64"],
-        });
+        let expected = json!({"addresses": ["192.168.7.11", "203.0.113.5", "fd00:7::11"]});
         assert_eq!(json!(facts), expected);
         let new = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "new"}});
         assert_eq!(node(raw(new)).expect("readable"), Some(Node::default()));

@@ -10,8 +10,8 @@
 
 mod accounts;
 mod actor;
-mod bridging;
 mod cutting;
+mod host;
 mod probing;
 mod steps;
 mod stored;
