@@ -21,6 +21,7 @@ mod lab;
 mod process;
 mod run;
 mod sandbox;
+mod shared;
 mod site;
 mod soak;
 mod tests;

@@ -33,7 +33,8 @@ pub fn all() -> Vec<Trial> {
 const LIMIT: Duration = Duration::from_secs(2);
 
 async fn runs_a_pod() -> anyhow::Result<()> {
-    let node = &two().await?.enforcing;
+    let two = two().await?;
+    let node = &two.enforcing;
     let cluster = node.cluster();
     cluster.namespace("runs").await?;
     let document = json!({
@@ -120,7 +121,8 @@ async fn service() -> anyhow::Result<()> {
 }
 
 async fn api_server() -> anyhow::Result<()> {
-    let node = &two().await?.plain;
+    let two = two().await?;
+    let node = &two.plain;
     let cluster = node.cluster();
     cluster.namespace("api-server").await?;
     let pod = node.run_pod("api-server", "client", &[]).await?;

@@ -8,12 +8,12 @@ mod pods_under_policies;
 
 use anyhow::Context;
 use libtest_mimic::Trial;
-use tokio::sync::OnceCell;
 
 use super::node;
 use crate::cluster::node::{NodeOptions, Pod};
 use crate::installed::Installed;
 use crate::lab::Host;
+use crate::shared::{Held, Shared};
 
 pub fn all() -> Vec<Trial> {
     let trials = [
@@ -30,8 +30,8 @@ const ENFORCING: &str = "enforcing";
 const PLAIN: &str = "plain";
 
 /// A cluster that tests share, each in namespaces of its own.
-async fn installed() -> anyhow::Result<&'static Installed> {
-    static SHARED: OnceCell<Installed> = OnceCell::const_new();
+async fn installed() -> anyhow::Result<Held<Installed>> {
+    static SHARED: Shared<Installed> = Shared::new();
     let start = || async {
         let plain = NodeOptions {
             network_policies: false,
@@ -40,13 +40,13 @@ async fn installed() -> anyhow::Result<&'static Installed> {
         let nodes = [(ENFORCING, NodeOptions::default()), (PLAIN, plain)];
         Installed::start(&nodes, &[]).await
     };
-    SHARED.get_or_try_init(start).await
+    SHARED.get(start).await
 }
 
 /// A namespace with two pods on one bridge and one on the other node, whose owner allows everything from
 /// everywhere, and a host beside the cluster.
 struct Shop {
-    seawall: &'static Installed,
+    seawall: Held<Installed>,
     namespace: String,
     /// On the node that is tried.
     suspect: Pod,
