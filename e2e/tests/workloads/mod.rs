@@ -11,7 +11,7 @@ use libtest_mimic::Trial;
 
 use super::node;
 use crate::cluster::node::{NodeOptions, Pod};
-use crate::installed::Installed;
+use crate::installed::{ALLOW_ALL, Installed};
 use crate::lab::Host;
 use crate::shared::{Held, Shared};
 
@@ -55,17 +55,6 @@ struct Shop {
     far: Pod,
     outside: Host,
 }
-
-const ALLOW_ALL: &str = "
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: allow-all}
-spec:
-  podSelector: {}
-  policyTypes: [Ingress, Egress]
-  ingress: [{}]
-  egress: [{}]
-";
 
 impl Shop {
     async fn open(namespace: &str, node: &str) -> anyhow::Result<Self> {
