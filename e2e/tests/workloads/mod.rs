@@ -1,6 +1,7 @@
 //! Pods under policies and in quarantine, with every part real: nodes, pods, Seawall as helm installs it, and
 //! packets.
 
+mod chatter;
 mod pods_come_and_go;
 mod pods_explained;
 mod pods_isolated;
