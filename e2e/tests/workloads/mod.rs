@@ -6,6 +6,7 @@ mod pods_come_and_go;
 mod pods_explained;
 mod pods_isolated;
 mod pods_under_policies;
+mod quickstart;
 
 use anyhow::Context;
 use libtest_mimic::Trial;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Trial> {
         pods_explained::all(),
         pods_isolated::all(),
         pods_under_policies::all(),
+        quickstart::all(),
     ];
     node::unless_impossible(trials.into_iter().flatten().collect())
 }
