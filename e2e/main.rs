@@ -18,6 +18,7 @@ mod harness;
 mod installed;
 mod interop;
 mod lab;
+mod operators;
 mod process;
 mod run;
 mod sandbox;

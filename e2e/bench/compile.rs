@@ -42,13 +42,10 @@ pub fn run() -> anyhow::Result<()> {
         "whole, with {ISOLATIONS} isolations {} ms",
         isolated.percentile(50)
     );
-    let against = [Against {
-        name: "whole".to_owned(),
-        value: whole,
-    }];
-    Figure::milliseconds("compile_10k_whole".to_owned(), whole, &[]).publish()?;
+    let against = [Against::new("whole", whole)];
+    Figure::milliseconds("compile_10k_whole", whole, &[]).publish()?;
     let figure = |name: &str, sample: &Sample| {
-        Figure::milliseconds(name.to_owned(), sample.percentile(50), &against).publish()
+        Figure::milliseconds(name, sample.percentile(50), &against).publish()
     };
     figure("compile_10k_one_change", &one)?;
     figure("compile_10k_1000_isolations", &isolated)

@@ -7,6 +7,7 @@ mod big_world;
 mod compile;
 mod figure;
 mod isolation;
+mod scale;
 mod summary;
 
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ use background::Background;
 use summary::Summary;
 
 /// What can be measured alone.
-const PARTS: [&str; 2] = ["compile", "isolation"];
+const PARTS: [&str; 3] = ["compile", "scale", "isolation"];
 
 /// Connected agents, in the order of the measurements.
 const AGENTS: [usize; 3] = [1, 50, 200];
@@ -39,6 +40,9 @@ pub async fn run() -> anyhow::Result<ExitCode> {
     if is_wanted("compile") {
         phase(started, "compile, in this process");
         compile::run()?;
+    }
+    if is_wanted("scale") {
+        scale::run(started).await?;
     }
     if is_wanted("isolation") {
         isolations(started).await?;
