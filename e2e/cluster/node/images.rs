@@ -19,8 +19,8 @@ pub const SHELL: &str = "localhost/shell:test";
 /// without which no HTTP client can be made.
 pub const SEAWALL: &str = "localhost/seawall:test";
 
-const APPLETS: [&str; 12] = [
-    "sh", "sleep", "cat", "echo", "nc", "wget", "httpd", "ls", "true", "ip", "id", "env",
+const APPLETS: [&str; 13] = [
+    "sh", "sleep", "timeout", "cat", "echo", "nc", "wget", "httpd", "ls", "true", "ip", "id", "env",
 ];
 
 /// What every node has.

@@ -1,4 +1,4 @@
-//! Pods that send from their first moment on, and a host that hears them: what they get out before they are
+//! Pods that call from their first moment on, and a host that hears them: what they get out before they are
 //! cut off is what a gap is about.
 
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use serde_json::{Value, json};
-use tokio::net::UdpSocket;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::cluster::node::SHELL;
@@ -17,12 +17,12 @@ const PORT: u16 = 7001;
 /// Long enough for packets on the way, on a busy machine.
 const SILENCE: Duration = Duration::from_millis(1500);
 
-/// A container that sends a datagram twenty times a second.
+/// A container that opens a connection up to twenty times a second.
 pub fn container(to: &Listener) -> Value {
     let address = to.host.v4();
-    let send = format!("while true; do echo here; sleep 0.05; done | nc -u {address} {PORT}");
-    // What is refused or dropped must not end it, and it ends when it is asked to.
-    let script = format!("trap 'exit 0' TERM; (while true; do {send}; sleep 0.05; done) & wait");
+    let call = format!("nc -w 1 {address} {PORT} </dev/null; sleep 0.05");
+    // It ends when it is asked to.
+    let script = format!("trap 'exit 0' TERM; (while true; do {call}; done) & wait");
     json!({
         "name": "main", "image": SHELL, "imagePullPolicy": "Never",
         "command": ["/bin/sh", "-c", script],
@@ -38,16 +38,15 @@ pub struct Listener {
 impl Listener {
     pub async fn start(host: Host) -> anyhow::Result<Self> {
         let address = (host.v4(), PORT);
-        let socket = host
-            .inside(move || std::net::UdpSocket::bind(address))
+        let listener = host
+            .inside(move || std::net::TcpListener::bind(address))
             .await??;
-        socket.set_nonblocking(true)?;
-        let socket = UdpSocket::from_std(socket)?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
         let heard: Arc<Mutex<Vec<_>>> = Arc::default();
         let into = Arc::clone(&heard);
         let task = tokio::spawn(async move {
-            let mut buffer = [0; 64];
-            while let Ok((_, from)) = socket.recv_from(&mut buffer).await {
+            while let Ok((_, from)) = listener.accept().await {
                 let mut heard = into.lock().unwrap_or_else(PoisonError::into_inner);
                 heard.push((Instant::now(), from.ip()));
             }
