@@ -38,8 +38,9 @@ test: preflight ## All tests: unit, golden, and real parts (TESTS=name for some)
 soak: preflight ## Load and restarts for as long as SOAK_MINUTES says
 	$(E2E) soak
 
-bench: preflight ## Latency from the tool call to the last packet, with 1, 50 and 200 agents (optimized build)
-	$(BENCH) bench
+# PART='name' measures one part; an unknown one lists them.
+bench: preflight ## Compile, and latency from the tool call to the last packet (optimized build; PART=name for one)
+	$(BENCH) bench $(PART)
 
 lint: preflight ## Formatting, clippy, licences and sources of dependencies (ADVISORIES=1: known advisories too)
 	cargo fmt --check

@@ -119,6 +119,17 @@ impl Outcome {
     }
 }
 
+/// The resident memory of a process, in MiB.
+pub fn resident(pid: u32) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let mut lines = status
+        .lines()
+        .filter_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = lines.next().and_then(|line| line.split_whitespace().next());
+    let kibibytes: f64 = kibibytes.context("a process has VmRSS")?.parse()?;
+    Ok((kibibytes / 102.4).round() / 10.0)
+}
+
 /// Runs a program to its end, feeding it `input`. It is killed when `limit` has passed.
 pub async fn run(command: Command, input: &str, limit: Duration) -> anyhow::Result<Outcome> {
     let line = std::iter::once(command.get_program())

@@ -23,16 +23,39 @@ pub struct Against {
     pub value: f64,
 }
 
-impl Figure {
-    pub fn milliseconds(name: String, value: f64, against: &[Against]) -> Self {
+impl Against {
+    pub fn new(name: &str, value: f64) -> Self {
         Self {
-            name,
+            name: name.to_owned(),
             value,
-            unit: "ms",
+        }
+    }
+}
+
+/// To a hundredth.
+pub fn milliseconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 100_000.0).round() / 100.0
+}
+
+impl Figure {
+    /// One of which less is better, as all here are.
+    pub fn new(name: &str, value: f64, unit: &'static str, against: &[Against]) -> Self {
+        Self {
+            name: name.to_owned(),
+            value,
+            unit,
             better: "lower",
             against: against.to_vec(),
             machine: machine(),
         }
+    }
+
+    pub fn milliseconds(name: &str, value: f64, against: &[Against]) -> Self {
+        Self::new(name, value, "ms", against)
+    }
+
+    pub fn duration(name: &str, took: Duration, against: &[Against]) -> Self {
+        Self::milliseconds(name, milliseconds(took), against)
     }
 
     pub fn publish(&self) -> anyhow::Result<()> {

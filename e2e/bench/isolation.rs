@@ -170,7 +170,7 @@ impl Samples {
             let (median, p99) = sample.median_and_p99();
             for (suffix, value) in [("p50", median), ("p99", p99)] {
                 let name = format!("isolate_{what}_{suffix}_{agents}_agents");
-                Figure::milliseconds(name, value, against).publish()?;
+                Figure::milliseconds(&name, value, against).publish()?;
             }
         }
         Ok(())

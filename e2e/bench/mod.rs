@@ -1,10 +1,13 @@
-//! `make bench`: how long an isolation takes, from the tool call to the last packet that reaches the peer,
-//! to the device's acknowledged read-back and to that of all its peers, with 1, 50 and 200 connected
-//! agents and 200 streams in the background.
+//! `make bench`: what `compile` takes, and how long an isolation takes, from the tool call to the last packet
+//! that reaches the peer, to the device's acknowledged read-back and to that of all its peers, with 1, 50 and
+//! 200 connected agents and 200 streams in the background. `make bench PART=compile` measures one part.
 
 mod background;
+mod big_world;
+mod compile;
 mod figure;
 mod isolation;
+mod scale;
 mod summary;
 
 use std::process::ExitCode;
@@ -13,6 +16,9 @@ use std::time::Instant;
 use crate::site::Site;
 use background::Background;
 use summary::Summary;
+
+/// What can be measured alone.
+const PARTS: [&str; 3] = ["compile", "scale", "isolation"];
 
 /// Connected agents, in the order of the measurements.
 const AGENTS: [usize; 3] = [1, 50, 200];
@@ -25,6 +31,28 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         println!("not optimized: `make bench` measures what users run");
     }
     let started = Instant::now();
+    let part = std::env::args().nth(2);
+    let is_wanted = |name: &str| part.as_deref().is_none_or(|part| part == name);
+    anyhow::ensure!(
+        PARTS.iter().any(|name| is_wanted(name)),
+        "nothing of that name is measured: the parts are {PARTS:?}"
+    );
+    if is_wanted("compile") {
+        phase(started, "compile, in this process");
+        compile::run()?;
+    }
+    if is_wanted("scale") {
+        scale::run(started).await?;
+    }
+    if is_wanted("isolation") {
+        isolations(started).await?;
+    }
+    phase(started, "done");
+    println!("{}", figure::machine());
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn isolations(started: Instant) -> anyhow::Result<()> {
     phase(started, "control plane, charts, operator, MCP server");
     // One after the other, fast: no mass release that a person would have to confirm.
     let mut site = Site::start(&["--hold-threshold", "1000"]).await?;
@@ -51,10 +79,8 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         samples.publish(count, &floor)?;
         summary.add(count, samples);
     }
-    phase(started, "done");
     println!("\n{}", summary.table());
-    println!("{}", figure::machine());
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn phase(started: Instant, what: &str) {

@@ -11,6 +11,7 @@ mod ground;
 mod kubeconfig;
 pub mod node;
 mod pki;
+mod resources;
 pub mod toolset;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -5,21 +5,10 @@ use anyhow::Context;
 use super::PORT;
 use super::traffic::Traffic;
 use crate::cluster::node::{NodeOptions, Pod};
-use crate::installed::{Agent, Installed};
+use crate::installed::{ALLOW_ALL, Agent, Installed};
 use crate::lab::Responder;
 
 pub const NAMESPACE: &str = "shop";
-
-const ALLOW_ALL: &str = "
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: allow-all, namespace: shop}
-spec:
-  podSelector: {}
-  policyTypes: [Ingress, Egress]
-  ingress: [{}]
-  egress: [{}]
-";
 
 pub struct Workloads {
     pub agent: Option<Agent>,
@@ -41,7 +30,8 @@ impl Workloads {
         let installed = Installed::start(&nodes, &[]).await?;
         let cluster = installed.cluster.clone();
         cluster.namespace(NAMESPACE).await?;
-        installed.kubectl(&["apply", "-f", "-"], ALLOW_ALL).await?;
+        let apply = ["apply", "-n", NAMESPACE, "-f", "-"];
+        installed.kubectl(&apply, ALLOW_ALL).await?;
         let (one, two) = (installed.node("node-1"), installed.node("node-2"));
         let (web, db, far, outside) = tokio::try_join!(
             one.run_pod(NAMESPACE, "web-0", &[("app", "web")]),

@@ -14,11 +14,23 @@ use crate::charts::{self, SYSTEM};
 use crate::cluster::free_port;
 use crate::cluster::node::{Node, NodeCluster, NodeOptions, SEAWALL, seawall};
 use crate::harness::eventually;
-use crate::process::{self, Daemon};
+use crate::process::Daemon;
 use crate::site::McpClient;
 
 /// Longer than it takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the owner of pods may have written, so that no other NetworkPolicy cuts anything.
+pub const ALLOW_ALL: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: allow-all}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress, Egress]
+  ingress: [{}]
+  egress: [{}]
+";
 
 /// A cluster with Seawall on it.
 pub struct Installed {
@@ -120,67 +132,35 @@ impl Installed {
     }
 
     pub async fn get(&self, namespace: &str, kind: &str, name: &str) -> anyhow::Result<Value> {
-        let args = ["get", "-n", namespace, kind, name, "-o", "json"];
-        Ok(serde_json::from_str(&self.kubectl(&args, "").await?)?)
+        let object = self.cluster.plane.get((namespace, kind, name)).await?;
+        object.with_context(|| format!("there is no {kind} {namespace}/{name}"))
     }
 
     /// Waits until the resource's condition has the status.
     pub async fn condition(
         &self,
-        (namespace, kind, name): (&str, &str, &str),
+        resource: (&str, &str, &str),
         condition: &str,
         status: &str,
     ) -> anyhow::Result<()> {
-        let what = format!("{kind} {namespace}/{name} to be {condition}={status}");
-        let found = eventually(&what, PATIENCE, || async {
-            let object = self.get(namespace, kind, name).await?;
-            let all = object["status"]["conditions"].as_array();
-            let mut all = all.into_iter().flatten();
-            let stands = |it: &Value| it["type"] == condition && it["status"] == status;
-            Ok(all.any(stands).then_some(()))
-        });
-        match found.await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let object = self.get(namespace, kind, name).await?;
-                Err(error.context(object["status"].to_string()))
-            }
-        }
-    }
-
-    /// `seawall` on the machine of a person who has a kubeconfig.
-    async fn seawall(&self, args: &[&str]) -> anyhow::Result<String> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
-        command
-            .args(args)
-            .env("KUBECONFIG", self.cluster.plane.admin_kubeconfig());
-        process::run(command, "", PATIENCE).await?.success()
+        let plane = &self.cluster.plane;
+        plane
+            .condition(resource, (condition, status), PATIENCE)
+            .await
     }
 
     /// An AI agent with a new scope for pods with these labels, at the MCP server's Service by a port that
     /// is forwarded, as a person tries it out.
-    pub async fn agent(
-        &self,
-        (namespace, name): (&str, &str),
-        labels: &str,
-    ) -> anyhow::Result<Agent> {
-        let scope = format!(
-            "apiVersion: seawall.dev/v1alpha1\nkind: ApiKeyScope\n\
-             metadata: {{name: {name}, namespace: {namespace}}}\n\
-             spec:\n  access: Contain\n\
+    pub async fn agent(&self, scope: (&str, &str), labels: &str) -> anyhow::Result<Agent> {
+        let spec = format!(
+            "  access: Contain\n\
              \x20 targets: {{workloads: {{podSelector: {{matchLabels: {labels}}}}}}}\n"
         );
-        self.kubectl(&["apply", "-f", "-"], &scope).await?;
-        let create = ["keys", "create", "--namespace", namespace, "--scope", name];
-        let said = self.seawall(&create).await?;
-        let mut words = said.split_whitespace();
-        let key = words.find(|word| word.starts_with("swk_"));
-        let key = key.context("`seawall keys create` prints a key")?;
-        self.condition((namespace, "apikeyscope", name), "Ready", "True")
-            .await?;
+        let plane = &self.cluster.plane;
+        let key = plane.scope(scope, &spec, PATIENCE).await?;
         let (forwarding, url) = self.forward_mcp().await?;
         let client = eventually("the MCP server to know the key", PATIENCE, || async {
-            Ok(McpClient::connect(&url, key).await.ok())
+            Ok(McpClient::connect(&url, &key).await.ok())
         });
         Ok(Agent {
             client: client.await?,

@@ -99,12 +99,8 @@ impl Site {
 
     /// The same for what may fail.
     pub async fn try_seawall(&self, args: &[&str]) -> anyhow::Result<process::Outcome> {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_seawall"));
-        command
-            .args(args)
-            .env("KUBECONFIG", self.plane.admin_kubeconfig())
-            .env("SEAWALL_ADMIN_SOCKET", self.admin_socket());
-        process::run(command, "", PATIENCE).await
+        let socket = [("SEAWALL_ADMIN_SOCKET", self.admin_socket())];
+        self.plane.seawall(args, &socket, PATIENCE).await
     }
 
     /// Adds a device: a host with an agent that has enrolled and is connected. `kind` becomes a tag.
@@ -195,13 +191,7 @@ impl Site {
 
     /// The resource as JSON, or nothing when it isn't there.
     pub async fn get(&self, kind: &str, name: &str) -> anyhow::Result<Option<Value>> {
-        let args = ["get", kind, name, "-n", TENANT, "-o", "json"];
-        let args = [&args[..], &["--ignore-not-found"]].concat();
-        let text = self.plane.kubectl(&args).await?;
-        if text.trim().is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(serde_json::from_str(&text)?))
+        self.plane.get((TENANT, kind, name)).await
     }
 
     /// Waits until a condition of the resource has this status.
@@ -212,17 +202,9 @@ impl Site {
         condition: &str,
         status: &str,
     ) -> anyhow::Result<()> {
-        let wanted = format!("{kind} {name} to be {condition}={status}");
-        eventually(&wanted, PATIENCE, || async {
-            let object = self.get(kind, name).await?.context("it is not there")?;
-            let conditions = object["status"]["conditions"].as_array();
-            let found = conditions
-                .into_iter()
-                .flatten()
-                .any(|c| c["type"] == condition && c["status"] == status);
-            Ok(found.then_some(()))
-        })
-        .await
+        let resource = (TENANT, kind, name);
+        let wanted = (condition, status);
+        self.plane.condition(resource, wanted, PATIENCE).await
     }
 
     /// Waits until the one Isolation of the tenant is in force everywhere.

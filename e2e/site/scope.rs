@@ -1,8 +1,6 @@
 //! Scopes and keys of AI agents, made as a person makes them.
 
-use anyhow::Context;
-
-use super::{McpClient, Site, TENANT};
+use super::{McpClient, PATIENCE, Site, TENANT};
 
 impl Site {
     /// Makes a scope and a key for it. `targets` is the scope's YAML below `targets:`, in flow style, such as
@@ -14,29 +12,13 @@ impl Site {
         targets: Option<&str>,
     ) -> anyhow::Result<String> {
         let targets = targets.map(|targets| format!("  targets: {targets}\n"));
-        self.apply(&format!(
-            "apiVersion: seawall.dev/v1alpha1\nkind: ApiKeyScope\n\
-             metadata: {{name: {name}, namespace: {TENANT}}}\n\
-             spec:\n  access: {access}\n{}",
-            targets.unwrap_or_default()
-        ))
-        .await?;
-        let key = self.key(name).await?;
-        self.condition("apikeyscope", name, "Ready", "True").await?;
-        Ok(key)
+        let spec = format!("  access: {access}\n{}", targets.unwrap_or_default());
+        self.plane.scope((TENANT, name), &spec, PATIENCE).await
     }
 
     /// Makes one more key for a scope.
     pub async fn key(&self, scope: &str) -> anyhow::Result<String> {
-        let said = self
-            .seawall(&["keys", "create", "--namespace", TENANT, "--scope", scope])
-            .await?;
-        let key = said
-            .split_whitespace()
-            .find(|word| word.starts_with("swk_"));
-        Ok(key
-            .context("`seawall keys create` prints a key")?
-            .to_owned())
+        self.plane.key((TENANT, scope), PATIENCE).await
     }
 
     /// The agent itself: a client with a key of a new scope.

@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::Context;
 use libtest_mimic::Trial;
 
-use super::operator::fixture::Fixture;
 use crate::harness::case;
+use crate::operators::Fixture;
 use crate::run;
 use crate::up::private_file;
 

@@ -19,15 +19,20 @@ pub const SHELL: &str = "localhost/shell:test";
 /// without which no HTTP client can be made.
 pub const SEAWALL: &str = "localhost/seawall:test";
 
-const APPLETS: [&str; 12] = [
-    "sh", "sleep", "cat", "echo", "nc", "wget", "httpd", "ls", "true", "ip", "id", "env",
+const APPLETS: [&str; 13] = [
+    "sh", "sleep", "timeout", "cat", "echo", "nc", "wget", "httpd", "ls", "true", "ip", "id", "env",
 ];
 
 /// What every node has.
 pub async fn basic() -> anyhow::Result<&'static [Image]> {
     static BUILT: OnceCell<[Image; 2]> = OnceCell::const_new();
-    let built = BUILT.get_or_try_init(|| blocking(|| Ok([pause()?, shell()?])));
+    let built = BUILT.get_or_try_init(|| blocking(|| Ok([pause()?, shell_image(SHELL, WAIT)?])));
     Ok(built.await?)
+}
+
+/// The shell under another image's name, running this instead.
+pub async fn shell_as(name: &'static str, script: &'static str) -> anyhow::Result<Image> {
+    blocking(move || shell_image(name, script)).await
 }
 
 /// The program as it was compiled for the tests.
@@ -66,19 +71,21 @@ fn pause() -> anyhow::Result<Image> {
     recipe.build(&folder()?)
 }
 
-fn shell() -> anyhow::Result<Image> {
+/// The shell passes nothing on, but ends when it is asked to.
+const WAIT: &str = "trap 'exit 0' TERM; sleep infinity & wait";
+
+fn shell_image(name: &str, script: &str) -> anyhow::Result<Image> {
     let paths = APPLETS.map(|applet| format!("/bin/{applet}"));
     let links: Vec<_> = paths
         .iter()
         .map(|path| (path.as_str(), "busybox"))
         .collect();
     let recipe = Recipe {
-        name: SHELL,
+        name,
         programs: &[(program("busybox")?, "/bin/busybox")],
         files: &[],
         links: &links,
-        // The shell passes nothing on, but ends when it is asked to.
-        entrypoint: &["/bin/sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"],
+        entrypoint: &["/bin/sh", "-c", script],
         user: "0:0",
     };
     recipe.build(&folder()?)

@@ -16,7 +16,7 @@ mod start;
 
 pub use cgroup::Cgroup;
 pub use cluster::NodeCluster;
-pub use images::{SEAWALL, SHELL, seawall};
+pub use images::{SEAWALL, SHELL, seawall, shell_as};
 pub use machine::init;
 pub use needs::can_run_a_node;
 pub use pod::Pod;

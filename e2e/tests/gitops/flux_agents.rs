@@ -51,7 +51,7 @@ async fn hashes(all: &GitOps, scope: &str) -> anyhow::Result<Vec<Value>> {
 }
 
 async fn keys() -> anyhow::Result<()> {
-    let all = shared().await?;
+    let all = &*shared().await?;
     let (_, client) = agent(all, "keys", "keys-bot").await?;
     let made = hashes(all, "keys-bot").await?;
     ensure!(made.len() == 1, "{made:?}");
@@ -95,7 +95,7 @@ async fn keys() -> anyhow::Result<()> {
 }
 
 async fn beside() -> anyhow::Result<()> {
-    let all = shared().await?;
+    let all = &*shared().await?;
     let spec = "{subjects: {devices: {tags: {name: ws-2}}}, rules: [{name: c2, direction: Egress, \
                 action: Deny, peers: {cidrs: [203.0.113.9/32]}}]}";
     let policy = manifest("Policy", "beside-net", spec);
@@ -130,7 +130,7 @@ async fn beside() -> anyhow::Result<()> {
 }
 
 async fn ten_times() -> anyhow::Result<()> {
-    let all = shared().await?;
+    let all = &*shared().await?;
     let held = &all.site.device("ws-1").id;
     let spec = format!("{{target: {{device: {held}}}, reason: Of git}}");
     let text = manifest("Isolation", "ten-of-git", &spec);

@@ -39,7 +39,7 @@ async fn network_of(all: &GitOps, policy: &str) -> anyhow::Result<Value> {
 }
 
 async fn applied() -> anyhow::Result<()> {
-    let all = shared().await?;
+    let all = &*shared().await?;
     let device = &all.site.device("ws-1").id;
     let policy = |network| manifest("Policy", "plant-net", &blocking(network));
     let isolation = format!("{{target: {{device: {device}}}, reason: Lost in the field}}");
@@ -106,7 +106,7 @@ async fn is_ready_with_a_device_off(all: &GitOps) -> anyhow::Result<()> {
 }
 
 async fn drift() -> anyhow::Result<()> {
-    let all = shared().await?;
+    let all = &*shared().await?;
     let policy = manifest("Policy", "drift-net", &blocking("203.0.113.0/24"));
     let file = ("drift/policy.yaml", Some(policy));
     let commit = all.git.commit("A policy that people edit", &[file]).await?;
@@ -142,7 +142,7 @@ async fn edit(all: &GitOps, patch: &str) -> anyhow::Result<()> {
 }
 
 async fn stalled() -> anyhow::Result<()> {
-    let all = shared().await?;
+    let all = &*shared().await?;
     let spec = "{subjects: {devices: {tags: {kind: workstation}}}, rules: [{name: names, \
                 direction: Egress, action: Deny, peers: {domains: [evil.example.com]}}]}";
     let policy = manifest("Policy", "never-names", spec);

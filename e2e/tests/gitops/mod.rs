@@ -8,10 +8,10 @@ mod flux_quiet;
 
 use anyhow::Context;
 use libtest_mimic::Trial;
-use tokio::sync::OnceCell;
 
 use crate::cluster::toolset::Toolset;
 use crate::gitops::GitOps;
+use crate::shared::{Held, Shared};
 
 pub fn all() -> Vec<Trial> {
     let trials = [flux_applies::all(), flux_agents::all(), flux_quiet::all()];
@@ -52,9 +52,9 @@ fn has_flux() -> anyhow::Result<()> {
 const OFF: &str = "ws-off";
 
 /// A site that tests share, each with a folder in git and names of its own.
-async fn shared() -> anyhow::Result<&'static GitOps> {
-    static SHARED: OnceCell<GitOps> = OnceCell::const_new();
-    SHARED.get_or_try_init(start).await
+async fn shared() -> anyhow::Result<Held<GitOps>> {
+    static SHARED: Shared<GitOps> = Shared::new();
+    SHARED.get(start).await
 }
 
 /// With devices of which one is off.

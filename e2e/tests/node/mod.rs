@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use anyhow::Context;
 use libtest_mimic::Trial;
-use tokio::sync::OnceCell;
 
 use crate::cluster::node::{Node, NodeCluster, NodeOptions, can_run_a_node};
+use crate::shared::{Held, Shared};
 
 pub fn all() -> Vec<Trial> {
     let trials = [node_life::all(), node_pods::all(), node_policies::all()];
@@ -39,9 +39,9 @@ struct Two {
     plain: Node,
 }
 
-async fn two() -> anyhow::Result<&'static Two> {
-    static SHARED: OnceCell<Two> = OnceCell::const_new();
-    SHARED.get_or_try_init(start_two).await
+async fn two() -> anyhow::Result<Held<Two>> {
+    static SHARED: Shared<Two> = Shared::new();
+    SHARED.get(start_two).await
 }
 
 async fn start_two() -> anyhow::Result<Two> {

@@ -35,7 +35,8 @@ const DROP: &str = "add table inet cut\n\
     add rule inet cut forward drop\n";
 
 async fn reboot() -> anyhow::Result<()> {
-    let cluster = two().await?.plain.cluster();
+    let two = two().await?;
+    let cluster = two.plain.cluster();
     cluster.namespace("reboot").await?;
     let mut node = Node::start(cluster, "rebooted", NodeOptions::default()).await?;
     let before = node.run_pod("reboot", "stays", &[]).await?;
@@ -99,7 +100,8 @@ fn mounts(folder: &str) -> anyhow::Result<BTreeSet<String>> {
 }
 
 async fn leaves_nothing() -> anyhow::Result<()> {
-    let cluster = two().await?.plain.cluster();
+    let two = two().await?;
+    let cluster = two.plain.cluster();
     cluster.namespace("leaves").await?;
     let mut node = Node::start(cluster, "leaves", NodeOptions::default()).await?;
     let folder = node.dir().display().to_string();
@@ -138,7 +140,8 @@ async fn leaves_nothing() -> anyhow::Result<()> {
 }
 
 async fn bridge_netfilter() -> anyhow::Result<()> {
-    let cluster = two().await?.plain.cluster();
+    let two = two().await?;
+    let cluster = two.plain.cluster();
     cluster.namespace("bridged").await?;
     for bridge_netfilter in [true, false] {
         let name = if bridge_netfilter {

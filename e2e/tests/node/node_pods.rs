@@ -8,8 +8,7 @@ use libtest_mimic::Trial;
 use serde_json::json;
 
 use super::two;
-use crate::charts::{self, SYSTEM};
-use crate::cluster::node::{Node, NodeCluster, NodeOptions, SEAWALL, SHELL, seawall};
+use crate::cluster::node::{Node, NodeOptions, SEAWALL, SHELL, seawall};
 use crate::harness::{case, eventually};
 use crate::lab::{Connection, Reach, Responder, connect, reach};
 
@@ -21,10 +20,6 @@ pub fn all() -> Vec<Trial> {
             reach_each_other,
         ),
         case("a Service leads from pod to pod", service),
-        case(
-            "the chart's operator and MCP server are Ready on a node",
-            chart,
-        ),
         case("a pod finds the API server by its Service", api_server),
         case("the product's image runs, and not as root", product),
     ]
@@ -33,7 +28,8 @@ pub fn all() -> Vec<Trial> {
 const LIMIT: Duration = Duration::from_secs(2);
 
 async fn runs_a_pod() -> anyhow::Result<()> {
-    let node = &two().await?.enforcing;
+    let two = two().await?;
+    let node = &two.enforcing;
     let cluster = node.cluster();
     cluster.namespace("runs").await?;
     let document = json!({
@@ -120,7 +116,8 @@ async fn service() -> anyhow::Result<()> {
 }
 
 async fn api_server() -> anyhow::Result<()> {
-    let node = &two().await?.plain;
+    let two = two().await?;
+    let node = &two.plain;
     let cluster = node.cluster();
     cluster.namespace("api-server").await?;
     let pod = node.run_pod("api-server", "client", &[]).await?;
@@ -177,25 +174,4 @@ async fn product() -> anyhow::Result<()> {
     let seawall = logs("seawall").await?;
     assert!(seawall.contains(env!("CARGO_PKG_VERSION")), "{seawall}");
     Ok(())
-}
-
-async fn chart() -> anyhow::Result<()> {
-    let cluster = NodeCluster::start().await?;
-    let node = Node::start(&cluster, "chart", NodeOptions::default()).await?;
-    node.load(seawall().await?).await?;
-    node.volume("state", "4Gi").await?;
-    let (repository, tag) = SEAWALL.rsplit_once(':').context("its name has a tag")?;
-    let [repository, tag] = [
-        format!("image.repository={repository}"),
-        format!("image.tag={tag}"),
-    ];
-    let values = [repository.as_str(), &tag, "image.pullPolicy=Never"];
-    charts::install(&cluster.plane, &values).await?;
-    let rollout = ["rollout", "status", "-n", SYSTEM, "deployment/seawall"];
-    let said = cluster.plane.kubectl(&rollout).await;
-    let describe = ["describe", "pods", "-n", SYSTEM];
-    let pods = cluster.plane.kubectl(&describe).await?;
-    let logs = ["logs", "-n", SYSTEM, "deployment/seawall", "-c", "mcp"];
-    let logs = cluster.plane.kubectl(&logs).await?;
-    said.with_context(|| format!("{pods}\n{logs}")).map(drop)
 }

@@ -91,7 +91,8 @@ async fn enforced_where_it_runs() -> anyhow::Result<()> {
 }
 
 async fn no_more_without() -> anyhow::Result<()> {
-    let cluster = two().await?.plain.cluster();
+    let two = two().await?;
+    let cluster = two.plain.cluster();
     cluster.namespace("without").await?;
     let mut node = Node::start(cluster, "without", Default::default()).await?;
     let (victim, near) = tokio::try_join!(

@@ -3,8 +3,8 @@
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
-use super::fixture::{Fixture, PATIENCE, SYSTEM};
 use crate::harness::{case, eventually};
+use crate::operators::{Fixture, PATIENCE, SYSTEM};
 
 pub fn all() -> Vec<Trial> {
     vec![

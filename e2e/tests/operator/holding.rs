@@ -6,9 +6,9 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
-use super::device::Device;
-use super::fixture::{Fixture, PATIENCE, SYSTEM};
 use crate::harness::{case, eventually};
+use crate::operators::Device;
+use crate::operators::{Fixture, PATIENCE, SYSTEM};
 
 const TENANT: &str = "plant";
 
@@ -49,7 +49,7 @@ async fn isolated(count: usize) -> anyhow::Result<(Fixture, Vec<Device>)> {
 async fn enrolled(count: usize) -> anyhow::Result<(Fixture, Vec<Device>)> {
     let fixture = Fixture::start().await?;
     fixture.plane.kubectl(&["create", "ns", TENANT]).await?;
-    let token = fixture.join_token(0, TENANT, count).await?;
+    let token = fixture.join_token(0, TENANT, count, &[]).await?;
     let mut devices = Vec::new();
     for number in 1..=count {
         let address = format!("10.9.0.{number}");

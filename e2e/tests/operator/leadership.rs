@@ -7,9 +7,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use super::device::Device;
-use super::fixture::{Fixture, PATIENCE, SYSTEM};
 use crate::harness::{case, eventually};
+use crate::operators::Device;
+use crate::operators::{Fixture, PATIENCE, SYSTEM};
 
 pub fn all() -> Vec<Trial> {
     vec![
@@ -98,7 +98,7 @@ async fn frozen() -> anyhow::Result<()> {
 async fn silence() -> anyhow::Result<()> {
     let fixture = Fixture::start().await?;
     fixture.plane.kubectl(&["create", "ns", "plant"]).await?;
-    let token = fixture.join_token(0, "plant", 1).await?;
+    let token = fixture.join_token(0, "plant", 1, &[]).await?;
     let device = Device::enrol(&token, "10.9.0.1").await?;
     eventually("the device to be told its state", PATIENCE, || async {
         Ok((device.bundles().len() == 1).then_some(()))

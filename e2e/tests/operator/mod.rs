@@ -1,8 +1,6 @@
 //! The operator as a process, with the rights that the chart gives it, against a real API server.
 
-mod device;
 mod facts;
-pub mod fixture;
 mod holding;
 mod leadership;
 mod protected;

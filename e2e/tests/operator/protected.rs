@@ -6,10 +6,10 @@ use libtest_mimic::Trial;
 use seawall::api::stamps;
 use serde_json::{Value, json};
 
-use super::fixture::{Fixture, PATIENCE, SYSTEM};
 use super::statuses::{condition, wait_condition};
 use crate::caller::Caller;
 use crate::harness::{case, eventually};
+use crate::operators::{Fixture, PATIENCE, SYSTEM};
 use crate::tests::admission::tenant::{object, stamped};
 
 const TENANT: &str = "plant";

@@ -8,8 +8,8 @@ use anyhow::Context;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
-use super::fixture::PATIENCE;
 use crate::harness::{case, eventually};
+use crate::operators::PATIENCE;
 use crate::site::{McpClient, Site, TENANT};
 
 pub fn all() -> Vec<Trial> {

@@ -5,9 +5,9 @@ use seawall::access::key;
 use seawall::local::client::Client;
 use serde_json::{Value, json};
 
-use super::fixture::{Fixture, PATIENCE};
 use super::statuses::{condition, wait_condition};
 use crate::harness::{case, eventually};
+use crate::operators::{Fixture, PATIENCE};
 use crate::tests::admission::tenant::object;
 
 pub fn all() -> Vec<Trial> {

@@ -7,11 +7,11 @@ use libtest_mimic::Trial;
 use seawall::access::key;
 use serde_json::{Value, json};
 
-use super::fixture::{Fixture, PATIENCE, SYSTEM};
 use super::scopes::{scope, wait_for};
 use super::statuses::{condition, wait_condition};
 use crate::caller::{Caller, assert_refused};
 use crate::harness::{case, eventually};
+use crate::operators::{Fixture, PATIENCE, SYSTEM};
 use crate::tests::admission::tenant::object;
 
 pub fn all() -> Vec<Trial> {

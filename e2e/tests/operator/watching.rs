@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use libtest_mimic::Trial;
 use serde_json::json;
 
-use super::device::Device;
-use super::fixture::{Fixture, PATIENCE, USER};
 use crate::cluster::audit::{AuditEvent, Mark};
 use crate::harness::{case, eventually};
+use crate::operators::Device;
+use crate::operators::{Fixture, PATIENCE, USER};
 
 pub fn all() -> Vec<Trial> {
     vec![
@@ -119,13 +118,8 @@ const SAMPLE_DEVICE: &str = "dev_01k9x2v7rq4m8n0p3s5t6w7y8z";
 /// A device with the tag that the samples choose it by.
 async fn tagged(fixture: &Fixture, kind: &str, address: &str) -> anyhow::Result<Device> {
     let kind = format!("kind={kind}");
-    let create = ["fleet", "join-token", "create", "--tenant", TENANT];
-    let create = [&create[..], &["--uses", "1", "--tag", &kind]].concat();
-    let said = fixture.seawall(&create).await?;
-    let token = said
-        .split_whitespace()
-        .find(|word| word.starts_with("swj1."));
-    Device::enrol(token.context("a join token is printed")?, address).await
+    let token = fixture.join_token(0, TENANT, 1, &[&kind]).await?;
+    Device::enrol(&token, address).await
 }
 
 /// Every sample, with the device in place of the one that they name.

@@ -1,19 +1,21 @@
 //! Pods under policies and in quarantine, with every part real: nodes, pods, Seawall as helm installs it, and
 //! packets.
 
+mod chatter;
 mod pods_come_and_go;
 mod pods_explained;
 mod pods_isolated;
 mod pods_under_policies;
+mod quickstart;
 
 use anyhow::Context;
 use libtest_mimic::Trial;
-use tokio::sync::OnceCell;
 
 use super::node;
 use crate::cluster::node::{NodeOptions, Pod};
-use crate::installed::Installed;
+use crate::installed::{ALLOW_ALL, Installed};
 use crate::lab::Host;
+use crate::shared::{Held, Shared};
 
 pub fn all() -> Vec<Trial> {
     let trials = [
@@ -21,6 +23,7 @@ pub fn all() -> Vec<Trial> {
         pods_explained::all(),
         pods_isolated::all(),
         pods_under_policies::all(),
+        quickstart::all(),
     ];
     node::unless_impossible(trials.into_iter().flatten().collect())
 }
@@ -30,8 +33,8 @@ const ENFORCING: &str = "enforcing";
 const PLAIN: &str = "plain";
 
 /// A cluster that tests share, each in namespaces of its own.
-async fn installed() -> anyhow::Result<&'static Installed> {
-    static SHARED: OnceCell<Installed> = OnceCell::const_new();
+async fn installed() -> anyhow::Result<Held<Installed>> {
+    static SHARED: Shared<Installed> = Shared::new();
     let start = || async {
         let plain = NodeOptions {
             network_policies: false,
@@ -40,13 +43,13 @@ async fn installed() -> anyhow::Result<&'static Installed> {
         let nodes = [(ENFORCING, NodeOptions::default()), (PLAIN, plain)];
         Installed::start(&nodes, &[]).await
     };
-    SHARED.get_or_try_init(start).await
+    SHARED.get(start).await
 }
 
 /// A namespace with two pods on one bridge and one on the other node, whose owner allows everything from
 /// everywhere, and a host beside the cluster.
 struct Shop {
-    seawall: &'static Installed,
+    seawall: Held<Installed>,
     namespace: String,
     /// On the node that is tried.
     suspect: Pod,
@@ -55,17 +58,6 @@ struct Shop {
     far: Pod,
     outside: Host,
 }
-
-const ALLOW_ALL: &str = "
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: allow-all}
-spec:
-  podSelector: {}
-  policyTypes: [Ingress, Egress]
-  ingress: [{}]
-  egress: [{}]
-";
 
 impl Shop {
     async fn open(namespace: &str, node: &str) -> anyhow::Result<Self> {

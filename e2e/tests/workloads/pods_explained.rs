@@ -48,7 +48,7 @@ async fn agrees() -> anyhow::Result<()> {
     };
     eprintln!("SEED={seed}");
     let scenario = Scenario::generate(seed, SIZE);
-    let cluster = Cluster::build(seawall, &scenario).await?;
+    let cluster = Cluster::build(&seawall, &scenario).await?;
     let answers = cluster.answers(&scenario)?;
     let deadline = Instant::now() + SETTLED;
     loop {

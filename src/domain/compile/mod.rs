@@ -33,6 +33,7 @@ use super::verdict::{Acceptance, Reason, Verdicts};
 use super::world::World;
 pub(in crate::domain) use addresses::Addresses;
 pub use rules::ipv4_in_ipv6;
+use selectors::Tenants;
 use wards::Wards;
 pub use width::widest;
 pub use workloads::NodeAgents;
@@ -50,6 +51,7 @@ pub struct Compiled {
 struct Draft<'w> {
     world: &'w World,
     now: Timestamp,
+    tenants: Tenants<'w>,
     addresses: Addresses<'w>,
     node_agents: NodeAgents<'w>,
     wards: Wards<'w>,
@@ -62,6 +64,7 @@ pub fn compile(world: &World, now: Timestamp) -> Compiled {
     let mut draft = Draft {
         world,
         now,
+        tenants: Tenants::of(world),
         addresses: Addresses::of(world),
         node_agents: NodeAgents::of(world),
         wards: Wards::default(),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Draft;
 use crate::api::{DeviceSelector, TrustLevel};
 use crate::domain::names::DeviceId;
-use crate::domain::world::Device;
+use crate::domain::world::{Device, World};
 
 /// What a list of ids and tags comes to.
 #[derive(Debug, Default)]
@@ -16,6 +16,29 @@ pub struct Chosen {
     pub unknown: BTreeSet<String>,
     /// Ids of devices that the resource must not speak for.
     pub foreign: BTreeSet<DeviceId>,
+}
+
+/// The devices of each tenant: a resource looks through its own alone, so that many tenants cost no more
+/// than their sum.
+pub struct Tenants<'w> {
+    devices: BTreeMap<&'w str, Vec<(&'w DeviceId, &'w Device)>>,
+}
+
+impl<'w> Tenants<'w> {
+    pub fn of(world: &'w World) -> Self {
+        let mut devices: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (id, device) in &world.devices {
+            devices
+                .entry(&*device.tenant)
+                .or_default()
+                .push((id, device));
+        }
+        Self { devices }
+    }
+
+    fn devices_of(&self, tenant: &str) -> impl Iterator<Item = (&'w DeviceId, &'w Device)> {
+        self.devices.get(tenant).into_iter().flatten().copied()
+    }
 }
 
 /// Whose devices a resource may speak for.
@@ -57,22 +80,31 @@ impl<'w> Draft<'w> {
         }
     }
 
-    fn devices_where(&self, matches: impl Fn(&'w Device) -> bool) -> BTreeSet<DeviceId> {
-        let devices = self.world.devices.iter();
-        devices
+    /// Those within reach for which it holds.
+    fn devices_where(
+        &self,
+        reach: Reach<'_>,
+        matches: impl Fn(&'w Device) -> bool,
+    ) -> BTreeSet<DeviceId> {
+        let within_reach: Box<dyn Iterator<Item = (&'w DeviceId, &'w Device)>> =
+            match reach.every_tenant {
+                true => Box::new(self.world.devices.iter()),
+                false => Box::new(self.tenants.devices_of(reach.namespace)),
+            };
+        within_reach
             .filter(|(_, device)| matches(device))
             .map(|(id, _)| id.clone())
             .collect()
     }
 
     pub(super) fn all_devices(&self, reach: Reach<'_>) -> BTreeSet<DeviceId> {
-        self.devices_where(|device| reach.covers(device))
+        self.devices_where(reach, |_| true)
     }
 
     /// What `all: true` means. The nodes of the cluster are chosen by id or tag only: a default of Deny for
     /// all devices must not cut the cluster itself.
     pub(super) fn all_but_nodes(&self, reach: Reach<'_>) -> BTreeSet<DeviceId> {
-        self.devices_where(|device| reach.covers(device) && device.node.is_none())
+        self.devices_where(reach, |device| device.node.is_none())
     }
 
     pub(super) fn select(&self, reach: Reach<'_>, selector: &DeviceSelector) -> Chosen {
@@ -117,11 +149,11 @@ impl<'w> Draft<'w> {
         if tags.is_empty() && trust_levels.is_empty() {
             return BTreeSet::new();
         }
-        self.devices_where(|device| {
+        self.devices_where(reach, |device| {
             let trusted = trust_levels.is_empty() || trust_levels.contains(&device.trust);
             let mut tags = tags.iter();
             let tagged = tags.all(|(tag, value)| device.tags.get(tag) == Some(value));
-            reach.covers(device) && trusted && tagged
+            trusted && tagged
         })
     }
 }

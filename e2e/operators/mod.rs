@@ -1,5 +1,9 @@
 //! Operators beside a control plane with the charts in it: no agents, no MCP server.
 
+mod device;
+
+pub use device::Device;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -196,21 +200,27 @@ impl Fixture {
         process::run(command, "", PATIENCE).await
     }
 
-    /// A join token for so many devices of the tenant.
+    /// A join token for so many devices of the tenant, which carry the tags.
     pub async fn join_token(
         &self,
         number: usize,
         tenant: &str,
         uses: usize,
+        tags: &[&str],
     ) -> anyhow::Result<String> {
         let uses = uses.to_string();
         let create = ["fleet", "join-token", "create", "--tenant", tenant];
-        let create = [&create[..], &["--uses", &uses]].concat();
+        let mut create = [&create[..], &["--uses", &uses]].concat();
+        create.extend(tags.iter().flat_map(|tag| ["--tag", tag]));
         let said = self.seawall_at(number, &create).await?;
-        let token = said
-            .split_whitespace()
-            .find(|word| word.starts_with("swj1."));
+        let mut words = said.split_whitespace();
+        let token = words.find(|word| word.starts_with("swj1."));
         Ok(token.context("a join token is printed")?.to_owned())
+    }
+
+    /// The memory that it holds, in MiB.
+    pub fn resident(&self, number: usize) -> anyhow::Result<f64> {
+        process::resident(self.running(number)?.daemon.pid())
     }
 
     /// Waits until so many isolations are written down in the operator's store.
