@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
 
+use crate::cluster::audit_log;
 use crate::cluster::node::Cgroup;
 
 const RUN: &str = "SEAWALL_E2E_RUN";
@@ -63,6 +64,19 @@ pub fn scratch(name: &str) -> anyhow::Result<PathBuf> {
     let dir = Path::new(&run).join(format!("{name}-{number}"));
     fs::create_dir_all(&dir)?;
     Ok(dir)
+}
+
+/// The audit logs of all API servers that this run started so far.
+pub fn audit_logs() -> anyhow::Result<Vec<PathBuf>> {
+    let run = std::env::var_os(RUN).context("only inside a run")?;
+    let mut logs = Vec::new();
+    for entry in fs::read_dir(run)? {
+        let log = audit_log(&entry?.path());
+        if log.exists() {
+            logs.push(log);
+        }
+    }
+    Ok(logs)
 }
 
 /// Makes a folder that nobody else can enter.
