@@ -1,6 +1,7 @@
 //! Pods under policies and in quarantine, with every part real: nodes, pods, Seawall as helm installs it, and
 //! packets.
 
+mod pod_security;
 mod pods_come_and_go;
 mod pods_explained;
 mod pods_isolated;
@@ -12,11 +13,12 @@ use tokio::sync::OnceCell;
 
 use super::node;
 use crate::cluster::node::{NodeOptions, Pod};
-use crate::installed::Installed;
+use crate::installed::{Installed, WITHOUT_AGENTS};
 use crate::lab::Host;
 
 pub fn all() -> Vec<Trial> {
     let trials = [
+        pod_security::all(),
         pods_come_and_go::all(),
         pods_explained::all(),
         pods_isolated::all(),
@@ -39,6 +41,22 @@ async fn installed() -> anyhow::Result<&'static Installed> {
         };
         let nodes = [(ENFORCING, NodeOptions::default()), (PLAIN, plain)];
         Installed::start(&nodes, &[]).await
+    };
+    SHARED.get_or_try_init(start).await
+}
+
+/// The node of a cluster without agents, where nobody enforces NetworkPolicies either.
+const BARE: &str = "bare";
+
+/// That cluster, which tests share too.
+async fn without_agents() -> anyhow::Result<&'static Installed> {
+    static SHARED: OnceCell<Installed> = OnceCell::const_new();
+    let start = || async {
+        let options = NodeOptions {
+            network_policies: false,
+            ..NodeOptions::default()
+        };
+        Installed::start(&[(BARE, options)], &[WITHOUT_AGENTS]).await
     };
     SHARED.get_or_try_init(start).await
 }

@@ -5,10 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use libtest_mimic::Trial;
 
-use super::{ENFORCING, PLAIN, Shop};
-use crate::cluster::node::NodeOptions;
+use super::{BARE, ENFORCING, PLAIN, Shop, without_agents};
 use crate::harness::case;
-use crate::installed::Installed;
 use crate::lab::{Family, Flow, Reach, Responder, Transport, reach};
 
 pub fn all() -> Vec<Trial> {
@@ -140,13 +138,9 @@ async fn by_default() -> anyhow::Result<()> {
 }
 
 async fn nobody_enforces() -> anyhow::Result<()> {
-    let options = NodeOptions {
-        network_policies: false,
-        ..NodeOptions::default()
-    };
-    let seawall = Installed::start(&[("bare", options)], &["agent.enabled=false"]).await?;
+    let seawall = without_agents().await?;
     seawall.cluster.namespace("bare").await?;
-    let node = seawall.node("bare");
+    let node = seawall.node(BARE);
     let web = node.run_pod("bare", "web", &[("app", "web")]).await?;
     let db = node.run_pod("bare", "db", &[("app", "db")]).await?;
     let database = Responder::start(&db.host, PORT).await?;
