@@ -29,9 +29,12 @@ impl Part {
     }
 }
 
-/// Every request of a client made of the configuration says that it is this part's.
+/// Every request of a client made of the configuration says that it is this part's, unless it says something else
+/// already.
 pub fn tell(config: &mut Config, part: Part) {
-    config.headers.push((USER_AGENT, part.header()));
+    if !config.headers.iter().any(|(name, _)| name == USER_AGENT) {
+        config.headers.push((USER_AGENT, part.header()));
+    }
 }
 
 #[cfg(test)]
@@ -42,6 +45,8 @@ mod tests {
     fn a_user_agent_is_part_and_version() {
         let mut config = Config::new("https://127.0.0.1:1".parse().expect("a URL"));
         tell(&mut config, Part::Mcp);
+        tell(&mut config, Part::Operator);
+        assert_eq!(config.headers.len(), 1);
         let (name, value) = &config.headers[0];
         assert_eq!(name, USER_AGENT);
         let version = env!("CARGO_PKG_VERSION");

@@ -36,7 +36,9 @@ fn judged(seawall: &Installed) -> anyhow::Result<Vec<AuditEvent>> {
     events.retain(|event| {
         let object = event.object_ref.as_ref();
         object.is_some_and(|object| object.namespace == SYSTEM)
-            && event.annotations.contains_key(ENFORCED)
+            && [ENFORCED, VIOLATIONS]
+                .iter()
+                .any(|key| event.annotations.contains_key(*key))
     });
     Ok(events)
 }

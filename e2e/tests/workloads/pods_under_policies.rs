@@ -6,7 +6,8 @@ use anyhow::ensure;
 use libtest_mimic::Trial;
 
 use super::{BARE, ENFORCING, PLAIN, Shop, without_agents};
-use crate::harness::case;
+use crate::harness::{case, eventually};
+use crate::installed::PATIENCE;
 use crate::lab::{Family, Flow, Reach, Responder, Transport, reach};
 
 pub fn all() -> Vec<Trial> {
@@ -134,7 +135,14 @@ async fn by_default() -> anyhow::Result<()> {
     ensure!(found == Reach::NONE, "to the far pod: {found:?}");
     let found = reach(&shop.far.host, &itself, ANSWER).await?;
     ensure!(found == Reach::ALL, "from the far pod: {found:?}");
-    shop.condition("policy", "web", "Enforced", "True").await
+    shop.condition("policy", "web", "Enforced", "True").await?;
+
+    let delete = ["delete", "policy", "-n", "by-default", "web"];
+    shop.seawall.kubectl(&delete, "").await?;
+    eventually("the pod to reach what it did before", PATIENCE, || async {
+        Ok((reach(web, &far, ANSWER).await? == Reach::ALL).then_some(()))
+    })
+    .await
 }
 
 async fn nobody_enforces() -> anyhow::Result<()> {
