@@ -131,6 +131,13 @@ impl Caller {
         self.send(Method::PATCH, &path, kind, patch).await
     }
 
+    /// Writes the whole object, as it was read and changed.
+    pub async fn replace(&self, object: &Value) -> Answer {
+        let path = location(object).map_err(wrong)?;
+        self.send(Method::PUT, &path, "application/json", object)
+            .await
+    }
+
     pub async fn get(&self, object: &Value) -> Answer {
         let path = location(object).map_err(wrong)?;
         self.get_path(&path).await

@@ -3,17 +3,22 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use seawall::api::stamps;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::caller::Caller;
+use crate::cluster::toolset::Toolset;
 use crate::cluster::{ControlPlane, Options};
 use crate::harness::eventually;
+use crate::{process, run};
 
 /// The namespace that the tests install into, and so the operator's.
 pub const SYSTEM: &str = "seawall-system";
+
+/// Longer than helm takes on a busy machine.
+const RENDERING: Duration = Duration::from_secs(30);
 
 const CHARTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts");
 
@@ -32,6 +37,29 @@ pub async fn install(cluster: &ControlPlane, values: &[&str]) -> anyhow::Result<
     }
     cluster.helm(&args).await?;
     wait_policies(cluster).await
+}
+
+/// What the chart renders, without a cluster.
+pub async fn template(values: &[&str]) -> anyhow::Result<Vec<Value>> {
+    let dir = run::scratch("template")?;
+    let mut command = Toolset::from_env()?.command("helm")?;
+    command
+        .args([
+            "template",
+            "seawall",
+            &format!("{CHARTS}/seawall"),
+            "-n",
+            SYSTEM,
+        ])
+        .env_remove("KUBECONFIG")
+        .env("HELM_CACHE_HOME", dir.join("cache"))
+        .env("HELM_CONFIG_HOME", dir.join("config"))
+        .env("HELM_DATA_HOME", dir.join("data"));
+    for value in values {
+        command.args(["--set", value]);
+    }
+    let rendered = process::run(command, "", RENDERING).await?.success()?;
+    seawall::yaml::documents(&rendered).context("the chart renders YAML")
 }
 
 /// A control plane with the charts that tests share, each in namespaces of its own and with agents of

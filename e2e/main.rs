@@ -20,6 +20,7 @@ mod interop;
 mod lab;
 mod operators;
 mod process;
+mod rights;
 mod run;
 mod sandbox;
 mod shared;
@@ -91,7 +92,12 @@ fn inside() -> ExitCode {
         Some("soak") => return run_command(soak::run()),
         _ => {}
     }
-    libtest_mimic::run(&Arguments::from_args(), tests::all()).exit_code()
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), tests::all());
+    let rights = run_command(rights::judge(&conclusion));
+    match conclusion.has_failed() {
+        true => conclusion.exit_code(),
+        false => rights,
+    }
 }
 
 fn run_command(body: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {

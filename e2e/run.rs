@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::cluster::audit_log;
 use crate::cluster::node::Cgroup;
 
 const RUN: &str = "SEAWALL_E2E_RUN";
@@ -79,6 +80,19 @@ pub fn note_duration(test: &str, took: Duration) {
     if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
         eprintln!("how long {test} took is not written down: {error}");
     }
+}
+
+/// The audit logs of all API servers that this run started so far.
+pub fn audit_logs() -> anyhow::Result<Vec<PathBuf>> {
+    let run = std::env::var_os(RUN).context("only inside a run")?;
+    let mut logs = Vec::new();
+    for entry in fs::read_dir(run)? {
+        let log = audit_log(&entry?.path());
+        if log.exists() {
+            logs.push(log);
+        }
+    }
+    Ok(logs)
 }
 
 /// Makes a folder that nobody else can enter.

@@ -25,5 +25,6 @@ pub mod operator;
 pub mod reconcile;
 pub mod status;
 pub mod store;
+pub mod user_agent;
 pub mod watch;
 pub mod yaml;

@@ -1,8 +1,9 @@
 //! The API server's own audit log: who asked for what, as Kubernetes itself saw it. The measure of
 //! attribution and of "no writes in a quiet minute".
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -17,11 +18,19 @@ pub struct AuditEvent {
     #[serde(rename = "requestURI", default)]
     pub uri: String,
     pub user: User,
+    #[serde(default)]
+    pub user_agent: String,
     /// Who the request was made as, where `user` impersonated somebody.
     pub impersonated_user: Option<User>,
     /// Absent for requests that are not about a resource.
     pub object_ref: Option<ObjectRef>,
     pub response_status: Option<ResponseStatus>,
+    /// What authorization and admission found; empty where another answered before them.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// What was sent, for the kinds whose objects are logged.
+    #[serde(default)]
+    pub request_object: Value,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -79,6 +88,19 @@ impl AuditEvent {
         object.is_some_and(|object| object.name == name)
     }
 
+    /// Whether authorization let it through, whatever admission said afterwards.
+    pub fn is_authorized(&self) -> bool {
+        let decision = self.annotations.get("authorization.k8s.io/decision");
+        decision.is_some_and(|decision| decision == "allow")
+    }
+
+    /// The role that let it through.
+    pub fn role(&self) -> Option<&str> {
+        let reason = self.annotations.get("authorization.k8s.io/reason")?;
+        let (_, after) = reason.split_once(" of ")?;
+        after.split('"').nth(1)
+    }
+
     pub fn code(&self) -> u16 {
         self.response_status
             .as_ref()
@@ -122,6 +144,24 @@ impl AuditLog {
         Ok(events)
     }
 
+    /// All that was answered to ServiceAccounts whose namespace begins so, whoever they acted as.
+    pub fn of_accounts(&self, namespace: &str) -> anyhow::Result<Vec<AuditEvent>> {
+        let user = format!("\"system:serviceaccount:{namespace}");
+        let mut events = Vec::new();
+        for line in BufReader::new(File::open(&self.path)?).lines() {
+            let line = line?;
+            // Most lines are others', and not worth to be read whole.
+            if !line.contains(&user) || !line.ends_with('}') {
+                continue;
+            }
+            let event: AuditEvent = serde_json::from_str(&line)?;
+            if event.stage == "ResponseComplete" || event.stage == "Panic" {
+                events.push(event);
+            }
+        }
+        Ok(events)
+    }
+
     /// Changes that `actor` asked for after `mark`.
     pub fn writes_by(&self, actor: &str, mark: Mark) -> anyhow::Result<Vec<AuditEvent>> {
         let mut events = self.since(mark)?;
@@ -130,7 +170,7 @@ impl AuditLog {
     }
 }
 
-/// Whole objects for our resources; who and what for the rest.
+/// Whole objects for our resources and for bindings to roles; who and what for the rest.
 pub fn policy() -> Value {
     json!({
         "apiVersion": "audit.k8s.io/v1",
@@ -138,6 +178,10 @@ pub fn policy() -> Value {
         "omitStages": ["RequestReceived", "ResponseStarted"],
         "rules": [
             {"level": "RequestResponse", "resources": [{"group": "seawall.dev"}]},
+            // To which role somebody is bound.
+            {"level": "Request", "resources": [
+                {"group": "rbac.authorization.k8s.io", "resources": ["rolebindings"]},
+            ]},
             {"level": "Metadata"},
         ],
     })

@@ -29,7 +29,8 @@ use tokio::sync::OnceCell;
 use crate::process::{self, Daemon, Outcome};
 use audit::AuditLog;
 pub use components::free_port;
-use ground::{Ground, audit_log};
+use ground::Ground;
+pub use ground::audit_log;
 use kubeconfig::{Credential, Server};
 
 /// Longer than the slowest start that was seen on a machine that builds something else meanwhile.

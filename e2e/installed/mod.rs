@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use kube::Api;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::charts::{self, SYSTEM};
 use crate::cluster::free_port;
@@ -31,6 +31,9 @@ spec:
   ingress: [{}]
   egress: [{}]
 ";
+
+/// A value of the chart.
+pub const WITHOUT_AGENTS: &str = "agent.enabled=false";
 
 /// A cluster with Seawall on it.
 pub struct Installed {
@@ -65,11 +68,32 @@ impl Installed {
         // No class of storage: what is kept is gone with the pod.
         all.push("persistence.enabled=false");
         all.extend(values);
+        self.namespace(!values.contains(&WITHOUT_AGENTS)).await?;
         let began = Instant::now();
         charts::install(&self.cluster.plane, &all).await?;
         self.wait_ready().await?;
         eprintln!("helm install until all are ready: {:.1?}", began.elapsed());
         Ok(())
+    }
+
+    /// The operator's namespace. The API server lets in only pods that are restricted, or, where agents run, writes in
+    /// its audit log how they are not.
+    async fn namespace(&self, agents: bool) -> anyhow::Result<()> {
+        let modes: &[&str] = if agents {
+            &["audit", "warn"]
+        } else {
+            &["enforce"]
+        };
+        let labels = modes.iter().map(|mode| {
+            let label = format!("pod-security.kubernetes.io/{mode}");
+            (label, json!("restricted"))
+        });
+        let namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": SYSTEM, "labels": labels.collect::<Map<_, _>>()},
+        });
+        self.cluster.apply(&namespace).await.map(drop)
     }
 
     /// Waits for the operator, and for an agent on each node that has enrolled.

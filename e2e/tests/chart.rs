@@ -319,9 +319,9 @@ async fn again() -> anyhow::Result<()> {
     let keys = json!({"kind": "Secret", "metadata": {"name": "seawall-keys", "namespace": SYSTEM}});
     let holds =
         json!({"kind": "ConfigMap", "metadata": {"name": "seawall-holds", "namespace": SYSTEM}});
-    operator
-        .merge(&keys, "", &json!({"data": {"k": "a2V5"}}))
-        .await?;
+    let mut written = operator.get(&keys).await?;
+    written["data"] = json!({"k": "a2V5"});
+    operator.replace(&written).await?;
     operator
         .merge(&holds, "", &json!({"data": {"hold": "1"}}))
         .await?;

@@ -111,8 +111,9 @@ async fn rolled_back() -> anyhow::Result<()> {
     let admin = Caller::admin(&cluster);
     let operator = Caller::account(&cluster, SYSTEM, "seawall").await?;
     let keys = json!({"kind": "Secret", "metadata": {"name": "seawall-keys", "namespace": SYSTEM}});
-    let written = json!({"data": {"k": "a2V5"}});
-    operator.merge(&keys, "", &written).await?;
+    let mut written = operator.get(&keys).await?;
+    written["data"] = json!({"k": "a2V5"});
+    operator.replace(&written).await?;
     let upgrade = ["upgrade", "seawall", CHART, "-n", SYSTEM, "--set"];
     let values = "replicas=0,mcp.enabled=false,podDisruptionBudget.enabled=true";
     cluster.helm(&[&upgrade[..], &[values]].concat()).await?;

@@ -21,6 +21,7 @@ mod pods_by_mcp;
 mod private;
 mod process;
 mod refusals;
+mod rights;
 mod toolset;
 mod whole_path;
 mod workloads;
@@ -50,6 +51,7 @@ pub fn all() -> Vec<Trial> {
         private::all(),
         process::all(),
         refusals::all(),
+        rights::all(),
         toolset::all(),
         whole_path::all(),
         workloads::all(),

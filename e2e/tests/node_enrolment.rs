@@ -255,6 +255,21 @@ async fn enrols() -> anyhow::Result<()> {
     let again = connected(&site, &node).await?;
     assert_eq!(again["id"], id);
     assert_eq!(devices(&site).await?.len(), 1);
+    told_again(&site).await
+}
+
+/// Where the operator is stands in the API server again, though somebody deleted it.
+async fn told_again(site: &Site) -> anyhow::Result<()> {
+    let map = ["configmap", "seawall-fleet"];
+    let before = get(site, &map).await?;
+    let delete = ["delete", "-n", SYSTEM];
+    site.plane.kubectl(&[&delete[..], &map].concat()).await?;
+    let after = eventually("the ConfigMap to be made anew", PATIENCE, || async {
+        let found = get(site, &map).await?;
+        Ok((found["metadata"]["uid"] != before["metadata"]["uid"]).then_some(found))
+    })
+    .await?;
+    assert_eq!(after["data"], before["data"]);
     Ok(())
 }
 

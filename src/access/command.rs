@@ -16,6 +16,7 @@ use serde_json::json;
 use super::key;
 use crate::api::ApiKeyScope;
 use crate::backoff::jittered;
+use crate::user_agent::{self, Part};
 
 const FIELD_MANAGER: &str = "seawall/keys";
 /// As many as a scope may hold.
@@ -207,6 +208,7 @@ async fn scopes(args: &ScopeArgs) -> anyhow::Result<Api<ApiKeyScope>> {
     };
     config.connect_timeout = Some(Duration::from_secs(10));
     config.read_timeout = Some(Duration::from_secs(30));
+    user_agent::tell(&mut config, Part::Command);
     let client = Client::try_from(config).context("cannot make a client of the API server")?;
     Ok(Api::namespaced(client, &args.namespace))
 }

@@ -16,6 +16,7 @@ use kube::{Client, Config};
 use super::answer::Failure;
 use crate::access::Principal;
 use crate::api::stamps;
+use crate::user_agent::{self, Part};
 
 const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
 /// Agents whose client is kept.
@@ -32,6 +33,7 @@ impl Cluster {
         config.connect_timeout = Some(Duration::from_secs(5));
         config.read_timeout = Some(Duration::from_secs(10));
         config.write_timeout = Some(Duration::from_secs(10));
+        user_agent::tell(&mut config, Part::Mcp);
         let own = Client::try_from(config).context("cannot make a client of the API server")?;
         Ok(Self {
             own,

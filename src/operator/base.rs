@@ -28,6 +28,7 @@ use crate::fleet::witness::{Channel, FleetEvent};
 use crate::leadership::Candidate;
 use crate::reconcile::records::InForceStore;
 use crate::store::Store;
+use crate::user_agent::Part;
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What happened in the fleet and is not in the audit log yet.
@@ -87,7 +88,7 @@ impl Base {
             .clone()
             .unwrap_or_else(|| sqlite(data_dir.path()));
         let store = Store::open(&url).await?;
-        let client = kubernetes::client().await?;
+        let client = kubernetes::client(Part::Operator).await?;
         let keys = Arc::new(operator_keys(&client, args).await?);
         let (audit, audit_task) = open_audit(&data_dir, &keys)?;
         let (witness, fleet_events) = Channel::new(FLEET_EVENTS);

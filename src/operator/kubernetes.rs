@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kube::{Client, Config};
 
+use crate::user_agent::{self, Part};
+
 /// Longer than a quiet watch, so that only dead connections end by it.
 const READ_TIMEOUT: Duration = Duration::from_secs(45);
 
@@ -12,12 +14,13 @@ const READ_TIMEOUT: Duration = Duration::from_secs(45);
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// From `KUBECONFIG`, `~/.kube/config`, or the pod's own ServiceAccount.
-pub async fn client() -> Result<Client> {
+pub async fn client(part: Part) -> Result<Client> {
     let mut config = Config::infer().await.context(
         "finding the API server: set KUBECONFIG, or run in a pod with a ServiceAccount token",
     )?;
     config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;
+    user_agent::tell(&mut config, part);
     Client::try_from(config).context("making a client for the API server")
 }
 

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::kubernetes::{client, within};
 use crate::api::stamps;
 use crate::reconcile::holds::{CONFIG_MAP, FILE, HoldList, ListedHold};
+use crate::user_agent::Part;
 
 /// How long the operator may take to act on a confirmation.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
@@ -50,7 +51,8 @@ pub fn run(args: &ReleaseArgs) -> Result<ExitCode> {
         .build()
         .context("starting the runtime")?;
     runtime.block_on(async {
-        let maps: Api<ConfigMap> = Api::namespaced(client().await?, &args.system_namespace);
+        let maps: Api<ConfigMap> =
+            Api::namespaced(client(Part::Command).await?, &args.system_namespace);
         match &args.command {
             ReleaseCommand::Holds => print(&read(&maps).await?),
             ReleaseCommand::Confirm { id } => confirm(&maps, id).await?,

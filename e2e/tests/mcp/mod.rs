@@ -7,6 +7,7 @@ mod api_server;
 mod front;
 mod keys;
 mod reads;
+mod roles;
 mod stand;
 mod workloads;
 
@@ -19,6 +20,7 @@ pub fn all() -> Vec<Trial> {
         actions::all(),
         api_server::all(),
         keys::all(),
+        roles::all(),
         workloads::all(),
     ]
     .into_iter()

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use async_trait::async_trait;
+use http::HeaderValue;
+use http::header::USER_AGENT;
 use jiff::Timestamp;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rmcp::model::{CallToolRequestParams, CallToolResult, ClientConfig, ProtocolVersion};
@@ -368,10 +370,20 @@ pub struct Stand {
 
 impl Stand {
     pub async fn new(namespace: &'static str) -> anyhow::Result<Self> {
-        Self::deciding_by(seawall::access::decide::decide, namespace).await
+        Self::asking(seawall::access::decide::decide, namespace, None).await
     }
 
+    /// With another decision than the product's. What the API server refuses then is no lack of rights, so such a
+    /// server has a user agent of its own.
     pub async fn deciding_by(decide: Decide, namespace: &'static str) -> anyhow::Result<Self> {
+        Self::asking(decide, namespace, Some("e2e-decides-otherwise")).await
+    }
+
+    async fn asking(
+        decide: Decide,
+        namespace: &'static str,
+        user_agent: Option<&'static str>,
+    ) -> anyhow::Result<Self> {
         let tenant = Tenant::new(namespace).await?;
         let operator = Arc::new(Operator::default());
         let (cancel, local) = (CancellationToken::new(), CancellationToken::new());
@@ -397,7 +409,11 @@ impl Stand {
         let kubeconfig = tenant.cluster.kubeconfig_for(SYSTEM, "seawall-mcp").await?;
         let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
         let options = KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        let user_agent = user_agent.map(HeaderValue::from_static);
+        config
+            .headers
+            .extend(user_agent.map(|value| (USER_AGENT, value)));
         let server = Server::deciding_by(
             decide,
             Settings {

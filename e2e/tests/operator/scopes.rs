@@ -11,10 +11,16 @@ use crate::operators::{Fixture, PATIENCE};
 use crate::tests::admission::tenant::object;
 
 pub fn all() -> Vec<Trial> {
-    vec![case(
-        "a key that two scopes hold is nobody's until one of them gives it up, and other keys work",
-        shared_key,
-    )]
+    vec![
+        case(
+            "a key that two scopes hold is nobody's until one of them gives it up, and other keys work",
+            shared_key,
+        ),
+        case(
+            "an agent is bound to the role of its scope's access, and to another when that changes",
+            roles,
+        ),
+    ]
 }
 
 pub fn scope(namespace: &str, name: &str, keys: &[&str]) -> Value {
@@ -84,4 +90,37 @@ async fn shared_key() -> anyhow::Result<()> {
     fixture.plane.kubectl(&delete).await?;
     wait_condition(&fixture, &first, "Ready", "True", "Bound").await?;
     wait_for(&fixture, shared, "plant/first").await
+}
+
+async fn roles() -> anyhow::Result<()> {
+    let fixture = Fixture::start().await?;
+    fixture.plane.kubectl(&["create", "ns", "plant"]).await?;
+    let devices = json!({"devices": {"all": true}});
+    for (access, role) in [
+        ("Investigate", "seawall-agent-investigate"),
+        ("Contain", "seawall-agent-contain"),
+        ("Manage", "seawall-agent-manage"),
+        ("Investigate", "seawall-agent-investigate"),
+    ] {
+        let mut spec = json!({"access": access});
+        if access != "Investigate" {
+            spec["targets"] = devices.clone();
+        }
+        fixture
+            .apply(&object("plant", "ApiKeyScope", "bot", spec))
+            .await?;
+        eventually(&format!("one binding, to {role}"), PATIENCE, || async {
+            let listed = fixture.get(&["rolebindings", "-n", "plant"]).await?;
+            let listed = listed.unwrap_or_default();
+            let bound: Vec<&Value> = listed["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|binding| &binding["roleRef"]["name"])
+                .collect();
+            Ok((bound == [role]).then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 //! packets.
 
 mod chatter;
+mod pod_security;
 mod pods_come_and_go;
 mod pods_explained;
 mod pods_isolated;
@@ -13,12 +14,13 @@ use libtest_mimic::Trial;
 
 use super::node;
 use crate::cluster::node::{NodeOptions, Pod};
-use crate::installed::{ALLOW_ALL, Installed};
+use crate::installed::{ALLOW_ALL, Installed, WITHOUT_AGENTS};
 use crate::lab::Host;
 use crate::shared::{Held, Shared};
 
 pub fn all() -> Vec<Trial> {
     let trials = [
+        pod_security::all(),
         pods_come_and_go::all(),
         pods_explained::all(),
         pods_isolated::all(),
@@ -42,6 +44,22 @@ async fn installed() -> anyhow::Result<Held<Installed>> {
         };
         let nodes = [(ENFORCING, NodeOptions::default()), (PLAIN, plain)];
         Installed::start(&nodes, &[]).await
+    };
+    SHARED.get(start).await
+}
+
+/// The node of a cluster without agents, where nobody enforces NetworkPolicies either.
+const BARE: &str = "bare";
+
+/// That cluster, which tests share too.
+async fn without_agents() -> anyhow::Result<Held<Installed>> {
+    static SHARED: Shared<Installed> = Shared::new();
+    let start = || async {
+        let options = NodeOptions {
+            network_policies: false,
+            ..NodeOptions::default()
+        };
+        Installed::start(&[(BARE, options)], &[WITHOUT_AGENTS]).await
     };
     SHARED.get(start).await
 }

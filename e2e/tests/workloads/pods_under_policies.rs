@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use libtest_mimic::Trial;
 
-use super::{ENFORCING, PLAIN, Shop};
-use crate::cluster::node::NodeOptions;
-use crate::harness::case;
-use crate::installed::Installed;
+use super::{BARE, ENFORCING, PLAIN, Shop, without_agents};
+use crate::harness::{case, eventually};
+use crate::installed::PATIENCE;
 use crate::lab::{Family, Flow, Reach, Responder, Transport, reach};
 
 pub fn all() -> Vec<Trial> {
@@ -136,17 +135,20 @@ async fn by_default() -> anyhow::Result<()> {
     ensure!(found == Reach::NONE, "to the far pod: {found:?}");
     let found = reach(&shop.far.host, &itself, ANSWER).await?;
     ensure!(found == Reach::ALL, "from the far pod: {found:?}");
-    shop.condition("policy", "web", "Enforced", "True").await
+    shop.condition("policy", "web", "Enforced", "True").await?;
+
+    let delete = ["delete", "policy", "-n", "by-default", "web"];
+    shop.seawall.kubectl(&delete, "").await?;
+    eventually("the pod to reach what it did before", PATIENCE, || async {
+        Ok((reach(web, &far, ANSWER).await? == Reach::ALL).then_some(()))
+    })
+    .await
 }
 
 async fn nobody_enforces() -> anyhow::Result<()> {
-    let options = NodeOptions {
-        network_policies: false,
-        ..NodeOptions::default()
-    };
-    let seawall = Installed::start(&[("bare", options)], &["agent.enabled=false"]).await?;
+    let seawall = without_agents().await?;
     seawall.cluster.namespace("bare").await?;
-    let node = seawall.node("bare");
+    let node = seawall.node(BARE);
     let web = node.run_pod("bare", "web", &[("app", "web")]).await?;
     let db = node.run_pod("bare", "db", &[("app", "db")]).await?;
     let database = Responder::start(&db.host, PORT).await?;
