@@ -22,6 +22,7 @@ mod private;
 mod process;
 mod refusals;
 mod toolset;
+mod users_by_mcp;
 mod whole_path;
 mod workloads;
 
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Trial> {
         process::all(),
         refusals::all(),
         toolset::all(),
+        users_by_mcp::all(),
         whole_path::all(),
         workloads::all(),
     ]

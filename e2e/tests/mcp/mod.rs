@@ -8,6 +8,7 @@ mod front;
 mod keys;
 mod reads;
 mod stand;
+mod users;
 mod workloads;
 
 use libtest_mimic::Trial;
@@ -19,6 +20,7 @@ pub fn all() -> Vec<Trial> {
         actions::all(),
         api_server::all(),
         keys::all(),
+        users::all(),
         workloads::all(),
     ]
     .into_iter()

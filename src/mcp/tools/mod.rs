@@ -17,10 +17,13 @@ mod list_workloads;
 mod release_device;
 mod release_workload;
 mod releasing;
+mod restore_user;
 mod search_audit_log;
 mod settle;
 mod stages;
+mod suspend_user;
 mod unblock_destination;
+mod user;
 mod verify_enforcement;
 mod workload;
 
@@ -51,6 +54,8 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
         Tool::ReleaseDevice => release_device::run(call).await,
         Tool::IsolateWorkload => isolate_workload::run(call).await,
         Tool::ReleaseWorkload => release_workload::run(call).await,
+        Tool::SuspendUser => suspend_user::run(call).await,
+        Tool::RestoreUser => restore_user::run(call).await,
         Tool::BlockDestination => block_destination::run(call).await,
         Tool::UnblockDestination => unblock_destination::run(call).await,
         Tool::CreatePolicy => create_policy::run(call).await,
@@ -80,6 +85,8 @@ fn define(tool: Tool) -> Definition {
         Tool::ReleaseDevice => release_device::define(),
         Tool::IsolateWorkload => isolate_workload::define(),
         Tool::ReleaseWorkload => release_workload::define(),
+        Tool::SuspendUser => suspend_user::define(),
+        Tool::RestoreUser => restore_user::define(),
         Tool::BlockDestination => block_destination::define(),
         Tool::UnblockDestination => unblock_destination::define(),
         Tool::CreatePolicy => create_policy::define(),

@@ -101,6 +101,7 @@ async fn settled<K: Written>(
         uid: object.uid().unwrap_or_default(),
         generation: object.meta().generation.unwrap_or_default(),
         gone,
+        of_user: object.is_of_user(),
         timeout_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
     };
     let resource = ObjectKey::new(&call.principal.tenant, object.name_any());
@@ -193,6 +194,7 @@ mod tests {
             connections_cut: 0,
             still_isolated_by: Vec::new(),
             pods: None,
+            user: None,
             moments: None,
         }
     }
