@@ -132,7 +132,7 @@ async fn custom() -> anyhow::Result<()> {
 
 async fn many() -> anyhow::Result<()> {
     let tenant = Tenant::new("scope-users-many").await?;
-    let ids: Vec<String> = (0..1_000).map(|n| format!("{n:0253}")).collect();
+    let ids: Vec<String> = (0..1_000).map(|n| format!("u{n:0252}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let bot = tenant
         .agent("bot", containing_users(&ids), &[DEVICE])

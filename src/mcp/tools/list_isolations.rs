@@ -1,6 +1,6 @@
 //! `list_isolations`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use rmcp::model::Tool as Definition;
@@ -92,29 +92,11 @@ struct Accounts {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
-struct UserNames {
-    os: Vec<String>,
-    kubernetes: Vec<String>,
-    seawall: Vec<String>,
-}
-
-impl From<Names> for UserNames {
-    fn from(names: Names) -> Self {
-        let shown = |names: BTreeSet<String>| names.iter().map(|name| clean(name, 253)).collect();
-        Self {
-            os: shown(names.os),
-            kubernetes: shown(names.kubernetes),
-            seawall: shown(names.seawall),
-        }
-    }
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
 struct Detail {
     reason: String,
-    /// Of a user: the names that it is suspended by.
+    /// Of a user: the names that it is suspended by, in os, kubernetes and seawall.
     #[serde(skip_serializing_if = "Option::is_none")]
-    names: Option<UserNames>,
+    names: Option<BTreeMap<String, Vec<String>>>,
     /// Whether the target's own kernel has it.
     #[serde(rename = "self")]
     self_state: Option<SelfState>,
@@ -291,6 +273,20 @@ fn target(isolation: &Isolation) -> String {
         .unwrap_or_default()
 }
 
+fn by_place(names: Names) -> BTreeMap<String, Vec<String>> {
+    let Names {
+        os,
+        kubernetes,
+        seawall,
+    } = names;
+    let places = [("os", os), ("kubernetes", kubernetes), ("seawall", seawall)];
+    let shown = |names: BTreeSet<String>| names.iter().map(|name| clean(name, 253)).collect();
+    let places = places.into_iter();
+    places
+        .map(|(place, names)| (place.to_owned(), shown(names)))
+        .collect()
+}
+
 /// The target of an Isolation of this user, as answers show it.
 pub fn of_user(user: &str) -> String {
     format!("user/{}", clean(user, 253))
@@ -320,7 +316,7 @@ fn detail(isolation: &Isolation) -> Detail {
         .find(|condition| condition.status != "True");
     Detail {
         reason: clean(&isolation.spec.reason, 1024),
-        names: Names::in_spec(&isolation.spec).map(UserNames::from),
+        names: Names::in_spec(&isolation.spec).map(by_place),
         self_state: status.self_state,
         peers: Points {
             matched: count(peers.matched),

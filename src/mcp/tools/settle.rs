@@ -25,19 +25,19 @@ const LONGEST: Duration = Duration::from_secs(8760 * 3600);
 /// How far it is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum InForce {
-    /// A dry run: nothing was written.
+    /// A dry run.
     NotWritten,
-    /// The operator did not accept it; `message` says why.
+    /// The operator did not accept it; message says why.
     NotAccepted,
-    /// Accepted; nothing can enforce it; `message` says what stands in the way.
+    /// Nothing can enforce it; message says why.
     NotEnforceable,
-    /// Accepted; no enforcement point has read it back yet.
+    /// No enforcement point has read it back yet.
     Pending,
-    /// Some enforcement points have read it back.
+    /// Some have.
     Partial,
-    /// Every connected enforcement point has read it back.
+    /// Every connected one has.
     Everywhere,
-    /// The operator could not be asked in time; the resource is written.
+    /// Written; the operator could not be asked in time.
     Unknown,
 }
 

@@ -51,10 +51,11 @@ struct Output {
     dry_run: bool,
     /// It was there already with these names, written by this agent.
     already_suspended: bool,
-    /// At most Partial where the user has a Kubernetes name, since reads are not refused.
+    /// As isolate_device has it; at most Partial where the user has a Kubernetes name, since reads go on.
+    #[schemars(with = "String")]
     in_force: InForce,
     devices: Devices,
-    /// Kubernetes users whose writes in the tenant's namespace are to be refused.
+    /// Users whose writes in the tenant's namespace are to be refused.
     kubernetes: Vec<String>,
     /// The API server refuses them. In a dry run, it would.
     writes_refused: bool,
@@ -65,9 +66,8 @@ struct Output {
     connections_cut: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
-    /// From the call to the answer.
     milliseconds: u64,
-    /// Milliseconds of each part of the way, by name and in their order; their sum is `milliseconds`.
+    /// As isolate_device has it.
     #[schemars(with = "BTreeMap<String, f64>")]
     stages_ms: Stages,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -83,9 +83,8 @@ struct Devices {
     offline: usize,
     /// Those that have not read it back first.
     each: Vec<Device>,
-    /// How many are not in `each`.
     left_out: usize,
-    /// Nodes of the cluster, whose agents see no accounts: nothing is dropped there.
+    /// Nodes of the cluster: nothing is dropped there.
     nodes: usize,
 }
 
