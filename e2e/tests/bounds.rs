@@ -279,6 +279,7 @@ credentials: {keyHashes: ["sha256:0000000000000000000000000000000000000000000000
 targets:
   devices: {ids: [dev_01k9x2v7rq4m8n0p3s5t6w7y8z], tags: {kind: camera}, all: true}
   workloads: {podSelector: {matchLabels: {app: web}, matchExpressions: [{key: app, operator: In, values: [web]}]}}
+  users: {ids: [mallory], all: true}
 limits: {callsPerMinute: 120, actionsPerHour: 20, maxIsolation: 24h}
 approval: {tools: [isolate_device]}
 disabled: true

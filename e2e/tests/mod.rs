@@ -23,6 +23,7 @@ mod process;
 mod refusals;
 mod rights;
 mod toolset;
+mod users_by_mcp;
 mod whole_path;
 mod workloads;
 
@@ -53,6 +54,7 @@ pub fn all() -> Vec<Trial> {
         refusals::all(),
         rights::all(),
         toolset::all(),
+        users_by_mcp::all(),
         whole_path::all(),
         workloads::all(),
     ]

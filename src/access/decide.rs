@@ -55,6 +55,12 @@ pub enum Target {
     Pods(BTreeSet<String>),
     /// The pods that it chooses, those to come included.
     Workloads(LabelSelector),
+    /// A user of the tenant, by every name that is suspended.
+    User {
+        names: BTreeSet<String>,
+        /// Of these, those of agents of Seawall.
+        agents: BTreeSet<String>,
+    },
     /// A resource that exists; `by` is the agent that its stamp names.
     Written {
         name: String,
@@ -106,6 +112,8 @@ pub enum RefusalCode {
     NeedsApproval,
     NoTargets,
     OutsideTargets,
+    /// A user that nobody suspends, or that is the agent itself.
+    ProtectedUser,
     NotItsOwn,
     EndRequired,
     TooLong,
@@ -122,6 +130,7 @@ impl RefusalCode {
             Self::NeedsApproval => "needs_approval",
             Self::NoTargets => "no_targets",
             Self::OutsideTargets => "outside_targets",
+            Self::ProtectedUser => "protected_user",
             Self::NotItsOwn => "not_its_own",
             Self::EndRequired => "end_required",
             Self::TooLong => "too_long",

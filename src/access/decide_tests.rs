@@ -1,10 +1,11 @@
 //! Every cell of the table: access × tool × target × limits × approval × rates × expiry.
 
 use super::*;
-use crate::api::api_key_scope::Limits;
+use crate::api::api_key_scope::{Limits, UserTargets};
 use crate::api::stamps;
 
-/// A scope of one target device, `device(1)`, and of the pods with `app: web`, of which `web-0` runs.
+/// A scope of one target device, `device(1)`, of the pods with `app: web`, of which `web-0` runs, and of a user with
+/// two names.
 pub fn principal(access: Access) -> Principal {
     Principal {
         tenant: "plant-a".into(),
@@ -17,6 +18,10 @@ pub fn principal(access: Access) -> Principal {
         target_tags: BTreeMap::new(),
         pods: vec!["web-0".into()],
         target_pods: Some(labelled(&[("app", "web")])),
+        users: Some(UserTargets {
+            ids: vec!["mallory".into(), "m.smith".into()],
+            all: false,
+        }),
         limits: Limits::default(),
         needs_approval: Vec::new(),
         expires_at: None,
@@ -59,6 +64,14 @@ fn code_in(principal: &Principal, intent: &Intent, at: &Circumstances) -> Option
     }
 }
 
+fn user(names: &[&str], agents: &[&str]) -> Target {
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    Target::User {
+        names: set(names),
+        agents: set(agents),
+    }
+}
+
 const ACCESS: [Access; 4] = [
     Access::Investigate,
     Access::Contain,
@@ -66,7 +79,7 @@ const ACCESS: [Access; 4] = [
     Access::Custom,
 ];
 
-fn targets() -> [Target; 11] {
+fn targets() -> [Target; 13] {
     let own = Target::Written {
         name: "isolate-x".into(),
         by: Some(stamps::agent_user("plant-a", "soc-bot")),
@@ -91,6 +104,8 @@ fn targets() -> [Target; 11] {
         Target::Workloads(labelled(&[("app", "web")])),
         Target::Pods(["web-0".to_owned(), "db-0".to_owned()].into()),
         Target::Workloads(labelled(&[("app", "web"), ("tier", "front")])),
+        user(&["mallory", "m.smith"], &["mallory"]),
+        user(&["mallory", "alice"], &[]),
     ]
 }
 
@@ -106,8 +121,8 @@ fn expected(access: Access, tool: Tool, target: usize) -> Option<RefusalCode> {
         return Some(RefusalCode::ToolNotInScope);
     }
     match target {
-        0 | 1 | 4 | 7 | 8 => None,
-        2 | 3 | 9 | 10 => Some(RefusalCode::OutsideTargets),
+        0 | 1 | 4 | 7 | 8 | 11 => None,
+        2 | 3 | 9 | 10 | 12 => Some(RefusalCode::OutsideTargets),
         _ => Some(RefusalCode::NotItsOwn),
     }
 }
@@ -135,7 +150,7 @@ fn every_access_meets_every_tool_and_every_target_as_the_table_says() {
             }
         }
     }
-    assert_eq!(cells, 4 * Tool::ALL.len() * 11);
+    assert_eq!(cells, 4 * Tool::ALL.len() * 13);
 }
 
 #[test]
@@ -150,8 +165,8 @@ fn a_scope_of_every_device_acts_on_any_and_on_the_fleet_but_not_on_what_others_w
         };
         let expected = match number {
             5 | 6 => Some(RefusalCode::NotItsOwn),
-            // Every device is no pod.
-            9 | 10 => Some(RefusalCode::OutsideTargets),
+            // Every device is no pod, and no user.
+            9 | 10 | 12 => Some(RefusalCode::OutsideTargets),
             _ => None,
         };
         assert_eq!(code(&scope, &intent), expected, "{intent:?}");
@@ -159,10 +174,11 @@ fn a_scope_of_every_device_acts_on_any_and_on_the_fleet_but_not_on_what_others_w
 }
 
 #[test]
-fn a_scope_of_devices_alone_acts_on_no_pod_and_says_what_to_ask_for() {
+fn a_scope_of_devices_alone_acts_on_no_pod_and_no_user_and_says_what_to_ask_for() {
     let mut scope = principal(Access::Manage);
     scope.all_devices = true;
     scope.target_pods = None;
+    scope.users = None;
     for target in &targets()[7..] {
         let intent = Intent {
             target: target.clone(),
@@ -170,6 +186,62 @@ fn a_scope_of_devices_alone_acts_on_no_pod_and_says_what_to_ask_for() {
         };
         assert_eq!(code(&scope, &intent), Some(RefusalCode::NoTargets));
     }
+}
+
+#[test]
+fn every_name_of_a_user_has_to_be_a_target() {
+    let mut scope = principal(Access::Contain);
+    let code_of = |scope: &Principal, target: Target| {
+        let intent = Intent {
+            target,
+            ..Intent::of(Tool::SuspendUser)
+        };
+        code(scope, &intent)
+    };
+    let outside = Some(RefusalCode::OutsideTargets);
+    assert_eq!(code_of(&scope, user(&["alice"], &[])), outside);
+    assert_eq!(code_of(&scope, user(&["mallory", "alice"], &[])), outside);
+    assert_eq!(code_of(&scope, user(&["Mallory"], &[])), outside);
+    assert_eq!(code_of(&scope, user(&["m.smith"], &[])), None);
+    scope.users = Some(UserTargets {
+        ids: Vec::new(),
+        all: true,
+    });
+    assert_eq!(code_of(&scope, user(&["alice"], &["alice"])), None);
+    scope.users = Some(UserTargets::default());
+    assert_eq!(code_of(&scope, user(&["mallory"], &[])), outside);
+}
+
+#[test]
+fn nobody_suspends_the_clusters_own_root_or_the_agent_itself() {
+    let mut scope = principal(Access::Manage);
+    for all in [false, true] {
+        scope.users = Some(UserTargets {
+            ids: vec!["mallory".into()],
+            all,
+        });
+        let own = scope.user.clone();
+        for (names, agents) in [
+            (&["mallory", "system:masters"][..], &[][..]),
+            (&["system:serviceaccount:seawall-system:seawall"], &[]),
+            (&[own.as_str()], &[]),
+            (&["mallory", "root"], &[]),
+            (&["mallory", "soc-bot"], &["soc-bot"]),
+        ] {
+            let intent = Intent {
+                target: user(names, agents),
+                ..Intent::of(Tool::SuspendUser)
+            };
+            let refused = Some(RefusalCode::ProtectedUser);
+            assert_eq!(code(&scope, &intent), refused, "{names:?}");
+        }
+    }
+    // A person of that name is no agent.
+    let intent = Intent {
+        target: user(&["soc-bot"], &[]),
+        ..Intent::of(Tool::SuspendUser)
+    };
+    assert_eq!(code(&scope, &intent), None);
 }
 
 #[test]

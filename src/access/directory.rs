@@ -105,6 +105,10 @@ fn entry(key: &ObjectKey, spec: &ApiKeyScopeSpec, verdict: Option<&ScopeVerdict>
                 let workloads = targets.workloads.as_ref()?;
                 Some(workloads.pod_selector.clone())
             }),
+            users: spec
+                .targets
+                .as_ref()
+                .and_then(|targets| targets.users.clone()),
             limits: spec.limits.clone(),
             needs_approval: approval.tools,
             expires_at: spec.expires_at,

@@ -19,6 +19,9 @@ pub fn refusal_of(principal: &Principal, target: &Target) -> Option<Refusal> {
         Target::Written { name, by } => written(principal, name, by.as_deref()),
         Target::Pods(pods) => outside_pods(principal, pods),
         Target::Workloads(selector) => selected(principal, selector),
+        Target::User { names, agents } => {
+            protected(principal, names, agents).or_else(|| outside_users(principal, names))
+        }
         _ if principal.all_devices => None,
         _ if principal.devices.is_empty() && principal.target_tags.is_empty() => refusal(
             RefusalCode::NoTargets,
@@ -142,6 +145,65 @@ fn selected(principal: &Principal, selector: &LabelSelector) -> Option<Refusal> 
             Scope(principal)
         ),
     )
+}
+
+/// Users that nobody suspends: the cluster's own parts, root, and the agent that would do it, which could not
+/// undo it afterwards.
+fn protected(
+    principal: &Principal,
+    names: &BTreeSet<String>,
+    agents: &BTreeSet<String>,
+) -> Option<Refusal> {
+    let own = agents.contains(&principal.agent);
+    let system = names.iter().find(|name| name.starts_with("system:"));
+    let why = match system {
+        Some(name) => {
+            format!("{name} is Kubernetes' own, and nobody suspends it: name the person's user")
+        }
+        None if names.contains("root") => {
+            "root is no person, and nobody suspends it: name the person's account, or isolate the device"
+                .to_owned()
+        }
+        None if own => format!(
+            "that would refuse the keys of {} itself, which could not undo it: give seawall without {}",
+            Scope(principal),
+            principal.agent
+        ),
+        None => return None,
+    };
+    refusal(RefusalCode::ProtectedUser, why)
+}
+
+/// Each name is compared: another name is another person's.
+fn outside_users(principal: &Principal, names: &BTreeSet<String>) -> Option<Refusal> {
+    let Some(users) = &principal.users else {
+        return refusal(
+            RefusalCode::NoTargets,
+            format!(
+                "{} names no user that it may suspend: ask a person to give it targets.users",
+                Scope(principal)
+            ),
+        );
+    };
+    let outside = names.iter().filter(|name| !users.ids.contains(name));
+    let outside: Vec<String> = outside.map(|name| clean(name)).take(MOST_NAMED).collect();
+    if users.all || outside.is_empty() {
+        return None;
+    }
+    refusal(
+        RefusalCode::OutsideTargets,
+        format!(
+            "{} may not suspend {}: each name has to be among its targets.users, and a list that is left out \
+             stands for the user's id; ask a person to do it or to widen the targets",
+            Scope(principal),
+            outside.join(", ")
+        ),
+    )
+}
+
+/// As an agent gave it, for people.
+fn clean(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
 fn no_pods(principal: &Principal) -> Option<Refusal> {

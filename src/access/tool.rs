@@ -19,6 +19,8 @@ pub enum Tool {
     ReleaseDevice,
     IsolateWorkload,
     ReleaseWorkload,
+    SuspendUser,
+    RestoreUser,
     BlockDestination,
     UnblockDestination,
     CreatePolicy,
@@ -39,7 +41,7 @@ pub enum Effect {
 }
 
 impl Tool {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::ListDevices,
         Self::GetDevice,
         Self::ListIsolations,
@@ -53,6 +55,8 @@ impl Tool {
         Self::ReleaseDevice,
         Self::IsolateWorkload,
         Self::ReleaseWorkload,
+        Self::SuspendUser,
+        Self::RestoreUser,
         Self::BlockDestination,
         Self::UnblockDestination,
         Self::CreatePolicy,
@@ -74,6 +78,8 @@ impl Tool {
             Self::ReleaseDevice => "release_device",
             Self::IsolateWorkload => "isolate_workload",
             Self::ReleaseWorkload => "release_workload",
+            Self::SuspendUser => "suspend_user",
+            Self::RestoreUser => "restore_user",
             Self::BlockDestination => "block_destination",
             Self::UnblockDestination => "unblock_destination",
             Self::CreatePolicy => "create_policy",
@@ -96,9 +102,13 @@ impl Tool {
             | Self::ExplainConnection
             | Self::VerifyEnforcement
             | Self::SearchAuditLog => Effect::Read,
-            Self::IsolateDevice | Self::IsolateWorkload | Self::BlockDestination => Effect::Tighten,
+            Self::IsolateDevice
+            | Self::IsolateWorkload
+            | Self::SuspendUser
+            | Self::BlockDestination => Effect::Tighten,
             Self::ReleaseDevice
             | Self::ReleaseWorkload
+            | Self::RestoreUser
             | Self::UnblockDestination
             | Self::DisablePolicy => Effect::Undo,
             Self::CreatePolicy => Effect::Write,

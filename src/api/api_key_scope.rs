@@ -91,13 +91,15 @@ pub struct Credentials {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = ("has(self.devices) || has(self.workloads)", "empty targets are refused: name devices or workloads, or leave targets out for a scope that acts on nothing")
+    validation = ("has(self.devices) || has(self.workloads) || has(self.users)", "empty targets are refused: name devices, workloads or users, or leave targets out for a scope that acts on nothing")
 )]
 pub struct Targets {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<DeviceTargets>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workloads: Option<WorkloadSelector>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<UserTargets>,
 }
 
 /// Devices of the scope's namespace that the agent may act on.
@@ -117,6 +119,27 @@ pub struct DeviceTargets {
     #[serde(default)]
     #[schemars(schema_with = "tags_schema")]
     pub tags: std::collections::BTreeMap<String, String>,
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// Users that the agent may suspend, in the scope's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = ("self.all != (size(self.ids) > 0)", "give ids, or all: true for every user")
+)]
+pub struct UserTargets {
+    /// Names of users. Each name that the agent gives has to be one of these: the user's id, and the names on
+    /// devices, in Kubernetes and of agents of Seawall.
+    #[serde(default)]
+    #[schemars(length(max = 1000), inner(length(min = 1, max = 253)))]
+    #[x_kube(
+        validation = ("self.all(n, !n.startsWith('system:'))", "system: users are Kubernetes' own and cannot be suspended"),
+        validation = ("self.all(n, n != 'root')", "root is no person and cannot be suspended: name the person")
+    )]
+    pub ids: Vec<String>,
+    /// Every user, also other agents of the namespace by the names of their scopes.
     #[serde(default)]
     pub all: bool,
 }

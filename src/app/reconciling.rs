@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::Operator;
 use crate::admission;
 use crate::api::{ApiKeyScope, Isolation, Policy, stamps};
 use crate::domain::enforcement::SuspendedUsers;
 use crate::domain::names::ObjectKey;
-use crate::domain::world::{Settings, World};
+use crate::domain::world::Settings;
 use crate::enforce::access::{RoleBindings, ServiceAccounts};
 use crate::enforce::holds::HoldKeeper;
 use crate::enforce::netpol::NetworkPolicies;
@@ -20,7 +20,7 @@ use crate::fleet;
 use crate::local::{self, AuditTrail, Sources};
 use crate::operator::auditing::Auditing;
 use crate::operator::base::Base;
-use crate::operator::local_sources::{self, LocalDevices, LocalScopes, LocalStandings, Views};
+use crate::operator::local_sources::{self, LocalDevices, LocalScopes, LocalStandings};
 use crate::operator::{explain, kind_check, recorder};
 use crate::reconcile::holds::HoldList;
 use crate::reconcile::{Inputs, Outputs, Reconciler, in_force};
@@ -84,7 +84,13 @@ impl Operator {
         self.tasks
             .spawn("entering in the audit log", auditing.run(self.stop.clone()));
         let (used, used_days) = watch::channel(BTreeMap::new());
-        self.spawn_local_api(base, views.clone(), used, ask);
+        let standings = Arc::new(LocalStandings {
+            views: views.clone(),
+            fleet: base.fleet.clone(),
+            suspended_users: kept_users.clone(),
+            worlds: ask,
+        });
+        self.spawn_local_api(base, used, standings);
         let statuses = StatusTask {
             client: self.client.clone(),
             metrics: self.metrics.clone(),
@@ -127,16 +133,10 @@ impl Operator {
     fn spawn_local_api(
         &mut self,
         base: &Base,
-        views: Views,
         used: watch::Sender<BTreeMap<ObjectKey, String>>,
-        worlds: mpsc::Sender<oneshot::Sender<World>>,
+        standings: Arc<LocalStandings>,
     ) {
-        let fleet = base.fleet.clone();
-        let standings = Arc::new(LocalStandings {
-            views: views.clone(),
-            fleet: fleet.clone(),
-            worlds,
-        });
+        let (views, fleet) = (standings.views.clone(), base.fleet.clone());
         self.spawn_admin_socket(base, standings.clone());
         let sources = Sources {
             scopes: Arc::new(LocalScopes {

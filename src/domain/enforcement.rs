@@ -48,6 +48,16 @@ impl SuspendedUsers {
         known.extend(users);
     }
 
+    /// Whether the other has all of these too.
+    pub fn is_within(&self, other: &Self) -> bool {
+        let none = BTreeSet::new();
+        let mut here = self.in_namespace.iter();
+        self.everywhere.is_subset(&other.everywhere)
+            && here.all(|(namespace, users)| {
+                users.is_subset(other.in_namespace.get(namespace).unwrap_or(&none))
+            })
+    }
+
     pub fn holds(&self, namespace: Option<&str>, user: &str) -> bool {
         let known = match namespace {
             Some(namespace) => self.in_namespace.get(namespace),

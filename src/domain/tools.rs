@@ -5,7 +5,7 @@ use crate::api::Access;
 
 /// `create_policy` and `disable_policy` need `Contain` alone: what they may write is decided by the kind of
 /// access when they are called, and by the API server.
-const TOOLS: [(&str, Access); 17] = [
+const TOOLS: [(&str, Access); 19] = [
     ("block_destination", Access::Contain),
     ("create_policy", Access::Contain),
     ("disable_policy", Access::Contain),
@@ -20,7 +20,9 @@ const TOOLS: [(&str, Access); 17] = [
     ("list_workloads", Access::Investigate),
     ("release_device", Access::Contain),
     ("release_workload", Access::Contain),
+    ("restore_user", Access::Contain),
     ("search_audit_log", Access::Investigate),
+    ("suspend_user", Access::Contain),
     ("unblock_destination", Access::Contain),
     ("verify_enforcement", Access::Investigate),
 ];

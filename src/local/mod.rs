@@ -7,6 +7,7 @@ pub mod pods;
 pub mod router;
 pub mod socket;
 pub mod types;
+pub mod users;
 
 use std::sync::Arc;
 

@@ -26,7 +26,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::{Deserialize, Serialize};
 
 use super::pods::{PodReadBack, PodsStanding};
-use crate::api::api_key_scope::Limits;
+use super::users::UserStanding;
+use crate::api::api_key_scope::{Limits, UserTargets};
 use crate::api::{Access, IsolationSpec, PolicySpec, TrustLevel};
 use crate::domain::names::DeviceId;
 
@@ -67,6 +68,9 @@ pub struct Principal {
     /// The selector by which the scope chooses pods; none for a scope that acts on none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_pods: Option<LabelSelector>,
+    /// The users that may be suspended; none for a scope that suspends nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<UserTargets>,
     #[serde(default)]
     pub limits: Limits,
     /// Tools whose calls need a person's approval.
@@ -306,6 +310,9 @@ pub struct SettledQuery {
     /// It was deleted or disabled: settled means that no connected point has it any more.
     #[serde(default)]
     pub gone: bool,
+    /// It is an Isolation of a user: gone means also that the API server lets the user write again.
+    #[serde(default)]
+    pub of_user: bool,
     pub timeout_ms: u64,
 }
 
@@ -341,6 +348,9 @@ pub struct Previewed {
     /// For an Isolation of pods: how they would stand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<PodsStanding>,
+    /// For an Isolation of a user: how it would stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserStanding>,
 }
 
 /// Where one resource stands. For one that is gone, the points are those that had it, and
@@ -359,19 +369,22 @@ pub struct Standing {
     /// For an Isolation: the target itself has.
     #[serde(default)]
     pub self_programmed: Option<bool>,
-    /// Enforcement points; of an Isolation the peers alone, without the target itself.
+    /// Enforcement points; of an Isolation the peers alone, without the target itself; of a user the devices.
     pub matched: usize,
     pub programmed_points: usize,
     /// Of these points, how many are not connected; of an Isolation the target itself included.
     pub offline: usize,
     #[serde(default)]
     pub connections_cut: u64,
-    /// For an Isolation that is gone: others of the same target, by name.
+    /// For an Isolation that is not gone: others of the same target, by namespace and name.
     #[serde(default)]
     pub still_isolated_by: Vec<String>,
     /// For an Isolation of pods that is not gone: how they stand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<PodsStanding>,
+    /// For an Isolation of a user that is not gone: how it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserStanding>,
     /// For an Isolation that came into force lately: how.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moments: Option<Moments>,

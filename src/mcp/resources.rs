@@ -37,9 +37,17 @@ pub trait Written:
     + Sync
     + 'static
 {
+    /// The API server itself enforces it, beside the devices.
+    fn is_of_user(&self) -> bool {
+        false
+    }
 }
 
-impl Written for crate::api::Isolation {}
+impl Written for crate::api::Isolation {
+    fn is_of_user(&self) -> bool {
+        self.spec.target.user.is_some()
+    }
+}
 impl Written for crate::api::Policy {}
 
 /// The kind's objects in the tenant's namespace, read and written as the agent.
@@ -197,6 +205,20 @@ pub fn pods_isolation_name(user: &str, labels: &BTreeMap<String, String>) -> Str
     parts.extend(labels.iter().map(|(name, value)| format!("{name}={value}")));
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     format!("isolate-pods-{}", digest(&parts))
+}
+
+/// The one Isolation of a user that an agent writes for these names, of each place.
+pub fn user_isolation_name(user: &str, id: &str, names: [&BTreeSet<String>; 3]) -> String {
+    let mut parts = vec![user, "user", id];
+    for names in names {
+        // No name has a line of its own that is empty.
+        parts.push("");
+        parts.extend(names.iter().map(String::as_str));
+    }
+    let readable = in_a_label(id).to_ascii_lowercase();
+    let readable: String = readable.chars().take(MOST_READABLE).collect();
+    let readable = readable.trim_end_matches('-');
+    format!("suspend-user-{readable}-{}", digest(&parts))
 }
 
 /// Of a pod's name in the name of its Isolation.

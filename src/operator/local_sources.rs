@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::standings::{Assessed, Moment};
 use super::wards_read_back::Wards;
-use super::{moments, pods, preview};
+use super::{moments, pods, preview, users};
 use crate::access::Directory;
 use crate::domain::applied::Applied;
 use crate::domain::compile::compile;
@@ -24,6 +24,7 @@ use crate::domain::explain::{Explanation, Known, Question, Unanswerable, explain
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::Acceptance;
 use crate::domain::world::World;
+use crate::enforce::suspended::Kept;
 use crate::fleet::Fleet;
 use crate::local::pods::WorkloadView;
 use crate::local::router::NOT_SYNCED;
@@ -105,6 +106,8 @@ impl Devices for LocalDevices {
 pub struct LocalStandings {
     pub views: Views,
     pub fleet: Fleet,
+    /// What the API server holds of the suspended users.
+    pub suspended_users: watch::Receiver<Kept>,
     /// Asks the loop for the World as it is.
     pub worlds: mpsc::Sender<oneshot::Sender<World>>,
 }
@@ -116,8 +119,11 @@ impl LocalStandings {
     }
 
     fn applied(&self) -> Applied {
+        let users = self.suspended_users.borrow().clone();
         Applied {
             devices: self.fleet.applied(),
+            suspended_users: users.users,
+            suspended_users_obstacle: users.obstacle,
             ..Applied::default()
         }
     }
@@ -166,15 +172,17 @@ impl LocalStandings {
         let deadline = Instant::now() + Duration::from_millis(query.timeout_ms);
         let mut views = self.views.clone();
         let mut changes = self.fleet.changes();
+        let mut users = self.suspended_users.clone();
         let mut had_it = BTreeSet::new();
         let mut last = None;
         loop {
             changes.mark_unchanged();
+            users.mark_unchanged();
             let view = views.borrow_and_update().clone();
             if let Some(view) = view {
                 let moment = Moment {
                     view: &view,
-                    applied: &self.fleet.applied(),
+                    applied: &self.applied(),
                 };
                 match moment.assess(kind, resource, query, &mut had_it) {
                     Some(Assessed {
@@ -189,6 +197,7 @@ impl LocalStandings {
                 tokio::select! {
                     changed = views.changed() => changed.is_ok(),
                     changed = changes.changed() => changed.is_ok(),
+                    changed = users.changed() => changed.is_ok(),
                 }
             };
             match timeout_at(deadline, change).await {
@@ -224,6 +233,8 @@ impl Standings for LocalStandings {
                 let verdict = verdict.filter(|verdict| verdict.uid == standing.uid);
                 standing.pods =
                     verdict.and_then(|verdict| pods::standing(resource, verdict, &applied));
+                standing.user =
+                    verdict.and_then(|verdict| users::standing(resource, verdict, &applied));
             }
         }
         Ok(standing)

@@ -23,4 +23,5 @@ pub mod release;
 pub mod signals;
 pub mod standings;
 pub mod tasks;
+mod users;
 mod wards_read_back;

@@ -16,14 +16,17 @@ pub fn of(fleet: &Fleet, view: &View, isolation: &ObjectKey, stands: &Standing) 
     let verdict = view.compiled.verdicts.isolations.get(isolation)?;
     let beside = view.isolations.get(isolation)?;
     let of = |device| fleet.delivery(device, &stands.uid, stands.generation);
-    let device = verdict.device.as_ref();
-    let target = match &verdict.workloads {
-        // Of several nodes the last one: the pods are isolated when all are.
-        Some(pods) => {
+    // Of several devices the last one: pods and users are isolated when all of them have it.
+    let target = match (&verdict.workloads, &verdict.user) {
+        (Some(pods), _) => {
             let nodes = pods.wards.values().filter_map(|ward| of(&ward.device));
             nodes.max_by_key(|delivery| delivery.acknowledged)?
         }
-        None => of(device?)?,
+        (None, Some(user)) => {
+            let devices = user.devices.iter().filter_map(of);
+            devices.max_by_key(|delivery| delivery.acknowledged)?
+        }
+        (None, None) => of(verdict.device.as_ref()?)?,
     };
     let peers = verdict.peers.iter().filter_map(of);
     let last = peers.map(|delivery| delivery.acknowledged).max();

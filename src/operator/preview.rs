@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::pods;
+use super::{pods, users};
 use crate::api::{IsolationSpec, PolicySpec};
 use crate::domain::applied::Applied;
 use crate::domain::compile::compile;
@@ -37,9 +37,12 @@ fn isolation(
         .remove(&key);
     let verdict = verdict.unwrap_or_default();
     let wards = verdict.workloads.as_ref().map_or(0, |it| it.wards.len());
+    let accounts = verdict.user.as_ref().map_or(0, |it| it.devices.len());
+    let targets = usize::from(verdict.device.is_some()) + wards + accounts;
     Previewed {
-        devices: verdict.peers.len() + usize::from(verdict.device.is_some()) + wards,
+        devices: verdict.peers.len() + targets,
         pods: pods::would_stand(&verdict, applied),
+        user: users::would_stand(&verdict, applied),
         ..previewed(&verdict.acceptance, verdict.not_enforceable.as_deref())
     }
 }
@@ -81,5 +84,6 @@ fn previewed(acceptance: &Acceptance, obstacle: Option<&str>) -> Previewed {
         message,
         devices: 0,
         pods: None,
+        user: None,
     }
 }

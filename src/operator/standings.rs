@@ -1,21 +1,25 @@
 //! Where one resource stands, for the MCP server: asked again at every change, so that a tool call
 //! answers as soon as the last device has acknowledged, and not when a status was written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::domain::applied::DeviceApplied;
+use super::users;
+use crate::domain::applied::{Applied, DeviceApplied};
 use crate::domain::enforcement::Source;
 use crate::domain::names::{DeviceId, ObjectKey};
-use crate::domain::verdict::{Acceptance, IsolationVerdict, PolicyVerdict, Workloads};
+use crate::domain::verdict::{
+    Acceptance, IsolationVerdict, PolicyVerdict, SuspendedUser, Workloads,
+};
 use crate::domain::words::confirm_release;
 use crate::local::Kind;
 use crate::local::types::{SettledQuery, Standing};
 use crate::reconcile::view::View;
+use crate::status::user::UserFacts;
 
 /// What is known at one moment.
 pub struct Moment<'a> {
     pub view: &'a View,
-    pub applied: &'a BTreeMap<DeviceId, DeviceApplied>,
+    pub applied: &'a Applied,
 }
 
 /// A standing, and whether it is what was waited for.
@@ -43,7 +47,7 @@ impl Moment<'_> {
                 let verdict = verdicts
                     .get(resource)
                     .filter(|verdict| fresh(&verdict.uid, verdict.generation))?;
-                Some(self.isolation(verdict))
+                Some(self.isolation(resource, verdict))
             }
             Kind::Policy => {
                 let verdicts = &self.view.compiled.verdicts.policies;
@@ -55,7 +59,10 @@ impl Moment<'_> {
         }
     }
 
-    fn isolation(&self, verdict: &IsolationVerdict) -> Assessed {
+    fn isolation(&self, key: &ObjectKey, verdict: &IsolationVerdict) -> Assessed {
+        if let Some(user) = &verdict.user {
+            return self.user(key, verdict, user);
+        }
         let mut standing = self.points(&verdict.uid, verdict.generation, &verdict.peers);
         let mut self_done = true;
         if let Some(workloads) = &verdict.workloads {
@@ -83,12 +90,26 @@ impl Moment<'_> {
             standing.message = why.clone();
         }
         standing.programmed &= accepted && self_done && verdict.not_enforceable.is_none();
-        standing.still_isolated_by = verdict
-            .also_isolated_by
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        standing.still_isolated_by = others(verdict);
         let settled = standing.programmed || !accepted || verdict.not_enforceable.is_some();
+        Assessed { standing, settled }
+    }
+
+    /// Settled when what can refuse the user has read it back, or nothing can.
+    fn user(&self, key: &ObjectKey, verdict: &IsolationVerdict, user: &SuspendedUser) -> Assessed {
+        let mut standing = self.points(&verdict.uid, verdict.generation, &user.devices);
+        let facts = UserFacts::of(user, self.applied, &users::source(key, verdict));
+        let (accepted, reason, message) = words(&verdict.acceptance);
+        let programmed = facts.programmed();
+        standing.accepted = accepted;
+        (standing.reason, standing.message) = match accepted {
+            true if facts.matches_nothing() => ("NotEnforceable".to_owned(), programmed.message),
+            true => (reason, programmed.message),
+            false => (reason, message),
+        };
+        standing.programmed = accepted && !facts.waits() && !facts.matches_nothing();
+        standing.still_isolated_by = others(verdict);
+        let settled = !accepted || !facts.waits();
         Assessed { standing, settled }
     }
 
@@ -122,6 +143,7 @@ impl Moment<'_> {
     ) -> Option<Assessed> {
         let having: BTreeSet<DeviceId> = self
             .applied
+            .devices
             .iter()
             .filter(|(_, applied)| enforces(applied, &query.uid))
             .map(|(device, _)| device.clone())
@@ -165,6 +187,7 @@ impl Moment<'_> {
             connections_cut: 0,
             still_isolated_by: Vec::new(),
             pods: None,
+            user: None,
             moments: None,
         };
         if let Some(hold) = self.view.holds.get(&query.uid) {
@@ -181,8 +204,22 @@ impl Moment<'_> {
         let wanted = (uid_of_name == Some(&query.uid) && !off)
             || self.view.pending_release.contains(&query.uid);
         standing.programmed = !wanted && having.iter().all(|device| !self.connected(device));
+        if query.of_user && standing.programmed && self.refuses_too_much() {
+            standing.programmed = false;
+            let obstacle = self.applied.suspended_users_obstacle.as_ref();
+            standing.message = match obstacle {
+                Some(obstacle) => obstacle.message.clone(),
+                None => "the API server is still to let the user write again".to_owned(),
+            };
+        }
         let settled = standing.programmed;
         Some(Assessed { standing, settled })
+    }
+
+    /// Whether the API server refuses somebody whom nothing suspends any more.
+    fn refuses_too_much(&self) -> bool {
+        let wanted = &self.view.compiled.enforcement.suspended_users;
+        !self.applied.suspended_users.is_within(wanted)
     }
 
     fn points(&self, uid: &str, generation: i64, points: &BTreeSet<DeviceId>) -> Standing {
@@ -195,6 +232,7 @@ impl Moment<'_> {
             .any(|device| self.connected(device) && !self.has(device, uid, generation));
         let connections_cut = self
             .applied
+            .devices
             .values()
             .filter_map(|applied| applied.connections_cut.get(uid))
             .sum();
@@ -215,6 +253,7 @@ impl Moment<'_> {
             connections_cut,
             still_isolated_by: Vec::new(),
             pods: None,
+            user: None,
             moments: None,
         }
     }
@@ -226,7 +265,7 @@ impl Moment<'_> {
             ..Pods::default()
         };
         for (pod, ward) in &workloads.wards {
-            let device = self.applied.get(&ward.device);
+            let device = self.applied.devices.get(&ward.device);
             let connected = device.is_some_and(|device| device.connected);
             let covered = device.is_some_and(|it| it.covers(pod, ward, uid, generation));
             pods.programmed += usize::from(covered);
@@ -238,12 +277,13 @@ impl Moment<'_> {
 
     fn connected(&self, device: &DeviceId) -> bool {
         self.applied
+            .devices
             .get(device)
             .is_some_and(|applied| applied.connected)
     }
 
     fn has(&self, device: &DeviceId, uid: &str, generation: i64) -> bool {
-        self.applied.get(device).is_some_and(|applied| {
+        self.applied.devices.get(device).is_some_and(|applied| {
             applied
                 .sources
                 .iter()
@@ -267,6 +307,11 @@ fn enforces(applied: &DeviceApplied, uid: &str) -> bool {
     has(&applied.sources) || applied.wards.values().any(|ward| has(&ward.sources))
 }
 
+fn others(verdict: &IsolationVerdict) -> Vec<String> {
+    let others = verdict.also_isolated_by.iter();
+    others.map(ToString::to_string).collect()
+}
+
 fn words(acceptance: &Acceptance) -> (bool, String, String) {
     match acceptance {
         Acceptance::Accepted => (true, "Accepted".to_owned(), String::new()),
@@ -275,3 +320,7 @@ fn words(acceptance: &Acceptance) -> (bool, String, String) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "standings_tests.rs"]
+mod tests;

@@ -162,10 +162,13 @@ impl Facts<'_> {
             );
         }
         if !self.verdict.also_isolated_by.is_empty() {
-            accepted.add(&format!(
-                "also isolated by {}, and what may reach it is what all of them allow",
-                a_few(&self.verdict.also_isolated_by)
-            ));
+            let others = a_few(&self.verdict.also_isolated_by);
+            accepted.add(&match &self.user {
+                Some(_) => format!("also suspended by {others}"),
+                None => format!(
+                    "also isolated by {others}, and what may reach it is what all of them allow"
+                ),
+            });
         }
         if !self.verdict.address_notes.is_empty() {
             accepted.add(&a_few_words(&self.verdict.address_notes));

@@ -11,7 +11,7 @@ mod policy;
 mod scope;
 mod stages;
 mod task;
-mod user;
+pub mod user;
 mod wanted;
 pub mod wards;
 mod workload;

@@ -51,6 +51,24 @@ impl<'a> UserFacts<'a> {
         }
     }
 
+    /// Whether the API server holds all the names whose writes it is to refuse, and there are some.
+    pub fn writes_refused(&self) -> bool {
+        matches!(self.writes, Writes::Refused)
+    }
+
+    /// Whether a connected device, or the API server, is still to say that it has it.
+    pub fn waits(&self) -> bool {
+        !self.devices.waiting.is_empty()
+            || matches!(self.writes, Writes::Waiting | Writes::Obstacle { .. })
+    }
+
+    /// Whether there is nothing at all that could refuse the user.
+    pub fn matches_nothing(&self) -> bool {
+        self.devices.all.is_empty()
+            && self.user.scopes.is_empty()
+            && matches!(self.writes, Writes::Nobody)
+    }
+
     pub fn coverage(&self) -> AccountCoverage {
         let matched = count(&self.devices.all);
         let programmed = count(&self.devices.programmed);
@@ -65,7 +83,7 @@ impl<'a> UserFacts<'a> {
     pub fn phase(&self) -> Phase {
         let something = !self.devices.programmed.is_empty()
             || !self.user.scopes.is_empty()
-            || matches!(self.writes, Writes::Refused);
+            || self.writes_refused();
         match (something, self.programmed().is_true()) {
             (_, true) => Phase::Suspended,
             (true, false) => Phase::Partial,
@@ -112,13 +130,7 @@ impl<'a> UserFacts<'a> {
         if !programmed.is_true() {
             return programmed;
         }
-        let mut outside = Vec::new();
-        if !self.user.kubernetes.is_empty() {
-            outside.push("what the user reads from the API server, for admission sees no reads: take the RoleBindings away");
-            outside.push("an administrator's changes of admission policies themselves");
-        }
-        outside.push("sessions at an identity provider and other services: end them there");
-        let outside = format!("not refused: {}", outside.join("; "));
+        let outside = format!("not refused: {}", outside(self.user).join("; "));
         Finding::no("Partial", format!("{}; {outside}", programmed.message))
     }
 
@@ -141,7 +153,7 @@ impl<'a> UserFacts<'a> {
                 a_few(&self.user.os)
             ));
         }
-        if matches!(self.writes, Writes::Refused) {
+        if self.writes_refused() {
             let place = match &self.user.namespace {
                 Some(namespace) => format!("in namespace {namespace}"),
                 None => "in the whole cluster".to_owned(),
@@ -168,6 +180,17 @@ impl<'a> UserFacts<'a> {
         words.extend((!beside.is_empty()).then(|| beside.to_owned()));
         words.join("; ")
     }
+}
+
+/// What the user can do still, and no part of Seawall refuses.
+pub fn outside(user: &SuspendedUser) -> Vec<&'static str> {
+    let mut outside = Vec::new();
+    if !user.kubernetes.is_empty() {
+        outside.push("what the user reads from the API server, for admission sees no reads: take the RoleBindings away");
+        outside.push("an administrator's changes of admission policies themselves");
+    }
+    outside.push("sessions at an identity provider and other services: end them there");
+    outside
 }
 
 impl Writes {

@@ -8,6 +8,7 @@ mod policies;
 mod scope;
 mod stamps;
 pub mod tenant;
+mod users;
 mod writers;
 
 use libtest_mimic::Trial;
@@ -17,6 +18,7 @@ pub fn all() -> Vec<Trial> {
         stamps::all(),
         scope::all(),
         policies::all(),
+        users::all(),
         writers::all(),
         operator::all(),
         people::all(),

@@ -62,11 +62,9 @@ async fn targets() -> anyhow::Result<()> {
     let outside = agent.isolation("outside", OTHER_DEVICE, 30);
     assert_refused(agent.caller.create(&outside).await, &words);
     assert_refused(agent.caller.apply(&outside, "").await, &words);
-    for target in [json!({"node": "worker-1"}), json!({"user": "alice"})] {
-        let object = agent.object("Isolation", "i", spec(target));
-        let words = "agents isolate devices and workloads, and nothing else";
-        assert_refused(agent.caller.create(&object).await, words);
-    }
+    let node = agent.object("Isolation", "i", spec(json!({"node": "worker-1"})));
+    let words = "agents isolate devices and workloads and suspend users, and nothing else";
+    assert_refused(agent.caller.create(&node).await, words);
     let pod = json!({"workload": {"pod": "web-0"}});
     let object = agent.object("Isolation", "i", spec(pod));
     let words = "pod web-0 is not a target of the ApiKeyScope bot";

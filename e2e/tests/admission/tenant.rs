@@ -228,6 +228,13 @@ pub fn containing_pods() -> Value {
     scope
 }
 
+/// A scope that may contain a device, and suspend these users.
+pub fn containing_users(ids: &[&str]) -> Value {
+    let mut scope = containing(&[DEVICE]);
+    scope["targets"]["users"] = json!({ "ids": ids });
+    scope
+}
+
 /// A scope that may contain these devices, for at most an hour.
 pub fn containing(devices: &[&str]) -> Value {
     json!({

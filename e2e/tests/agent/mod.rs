@@ -7,7 +7,7 @@ mod isolation;
 mod policy;
 mod stream;
 mod table;
-mod users;
+pub mod users;
 mod wards;
 
 use std::time::Duration;

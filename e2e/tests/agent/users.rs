@@ -42,8 +42,8 @@ pub fn all() -> Vec<Trial> {
 }
 
 /// Two accounts that every Debian has.
-const SUSPENDED: &str = "daemon";
-const OTHER: &str = "bin";
+pub const SUSPENDED: &str = "daemon";
+pub const OTHER: &str = "bin";
 
 fn uid(account: &str) -> anyhow::Result<Uid> {
     let user = User::from_name(account)?;
@@ -70,12 +70,12 @@ async fn as_user<T: Send + 'static>(
     .await
 }
 
-async fn open(host: &Host, account: &str, to: SocketAddr) -> anyhow::Result<Option<TcpStream>> {
+pub async fn open(host: &Host, account: &str, to: SocketAddr) -> anyhow::Result<Option<TcpStream>> {
     let attempt = move || TcpStream::connect_timeout(&to, LIMIT).ok();
     as_user(host, account, attempt).await
 }
 
-async fn reaches(host: &Host, account: &str, to: &Responder) -> anyhow::Result<bool> {
+pub async fn reaches(host: &Host, account: &str, to: &Responder) -> anyhow::Result<bool> {
     let mut every = true;
     for family in Family::BOTH {
         every &= open(host, account, to.address(family)).await?.is_some();

@@ -9,6 +9,7 @@ mod keys;
 mod reads;
 mod roles;
 mod stand;
+mod users;
 mod workloads;
 
 use libtest_mimic::Trial;
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Trial> {
         api_server::all(),
         keys::all(),
         roles::all(),
+        users::all(),
         workloads::all(),
     ]
     .into_iter()

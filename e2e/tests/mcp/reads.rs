@@ -45,7 +45,7 @@ async fn tools() -> anyhow::Result<()> {
         .await?;
     let custom = json!({"access": "Custom", "tools": ["list_devices", "release_device"]});
     let custom = stand.agent("custom", custom, &[]).await?;
-    for (key, count) in [(&reads, 9), (&acts, 17), (&custom, 2)] {
+    for (key, count) in [(&reads, 9), (&acts, 19), (&custom, 2)] {
         let (old, new) = (stand.client(key).await?, stand.modern(key).await?);
         let tools = old.tools().await?;
         assert_eq!(tools.len(), count, "{tools:?}");

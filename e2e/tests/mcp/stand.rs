@@ -20,7 +20,7 @@ use rmcp::{ClientLifecycleMode, ClientServiceExt, RoleClient};
 use seawall::access::decide::Decide;
 use seawall::access::{Directory, key};
 use seawall::api::isolation::WorkloadTarget;
-use seawall::api::{ApiKeyScopeSpec, TrustLevel};
+use seawall::api::{ApiKeyScopeSpec, IsolationSpec, TrustLevel};
 use seawall::audit::trail::entry_of;
 use seawall::domain::compile::compile;
 use seawall::domain::explain::{Explanation, Known, Question, explain};
@@ -35,6 +35,7 @@ use seawall::local::types::{
     HeldIsolation, INVALID, Preview, Previewed, Problem, SettledQuery, Standing, Unwritten,
     VerifyReport, VerifyRequest,
 };
+use seawall::local::users::{AccountStanding, UserStanding};
 use seawall::local::{self, AuditTrail, Devices, Kind, Scopes, Sources, Standings};
 use seawall::mcp::{Cluster, Server, Settings};
 use serde_json::{Value, json};
@@ -44,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::charts::SYSTEM;
 use crate::harness::eventually;
-use crate::tests::admission::tenant::Tenant;
+use crate::tests::admission::tenant::{DEVICE, Tenant};
 
 /// The operator as the test wants it.
 #[derive(Default)]
@@ -54,6 +55,9 @@ pub struct Operator {
     workloads: Mutex<Vec<WorkloadView>>,
     /// What was previewed last: it is what will be asked about when it is written.
     pods: Mutex<Option<PodsStanding>>,
+    user: Mutex<Option<UserStanding>>,
+    /// Isolations that suspend the user that is asked about too, by namespace and name.
+    pub also: Mutex<Vec<String>>,
     /// With the tenant of each.
     log: Mutex<Vec<(String, Value)>>,
     /// The audit log takes nothing.
@@ -156,6 +160,33 @@ impl Operator {
     }
 }
 
+/// How the user of an Isolation stands, with one device and all of it in force.
+fn suspended(spec: &IsolationSpec) -> Option<UserStanding> {
+    let user = spec.target.user.clone()?;
+    let names = spec.user_names.clone().unwrap_or_default();
+    let called = |names: Option<Vec<String>>| names.unwrap_or_else(|| vec![user.clone()]);
+    let kubernetes = called(names.kubernetes);
+    let on_device = AccountStanding {
+        device: DEVICE.parse().expect("an id"),
+        programmed: true,
+        connected: true,
+        dropped: called(names.os),
+        spared: Vec::new(),
+    };
+    Some(UserStanding {
+        devices: 1,
+        programmed: 1,
+        offline: 0,
+        each: vec![on_device],
+        left_out: 0,
+        nodes: 2,
+        writes_refused: !kubernetes.is_empty(),
+        kubernetes,
+        scopes: Vec::new(),
+        outside: vec!["sessions at an identity provider".into()],
+    })
+}
+
 fn device(tenant: &str, id: &str) -> DeviceView {
     DeviceView {
         id: id.parse().expect("an id"),
@@ -240,8 +271,9 @@ impl Standings for Operator {
             programmed_points: 2,
             offline: 0,
             connections_cut: 3,
-            still_isolated_by: Vec::new(),
+            still_isolated_by: self.also.lock().expect("not poisoned").clone(),
             pods: self.pods.lock().expect("not poisoned").clone(),
+            user: self.user.lock().expect("not poisoned").clone(),
             moments: None,
         })
     }
@@ -253,6 +285,11 @@ impl Standings for Operator {
             Unwritten::Policy(_) => None,
         };
         self.pods.lock().expect("not poisoned").clone_from(&pods);
+        let user = match &preview.resource {
+            Unwritten::Isolation(spec) => suspended(spec),
+            Unwritten::Policy(_) => None,
+        };
+        self.user.lock().expect("not poisoned").clone_from(&user);
         let cuts = match &preview.resource {
             Unwritten::Isolation(spec) => {
                 protected.is_some() && spec.target.device == protected.map(String::from)
@@ -270,6 +307,7 @@ impl Standings for Operator {
             message: if cuts { words.into() } else { String::new() },
             devices: 3,
             pods,
+            user,
         })
     }
 

@@ -88,7 +88,7 @@ async fn restricted() -> anyhow::Result<()> {
 async fn violations() -> anyhow::Result<()> {
     let mut violators = BTreeSet::new();
     let mut ran = 0;
-    for event in judged(&installed().await?)? {
+    for event in judged(&*installed().await?)? {
         let Some(said) = event.annotations.get(VIOLATIONS) else {
             ran += usize::from(event.is_about("pods"));
             continue;

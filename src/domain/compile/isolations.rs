@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::management::{intersection, management, path};
 use super::selectors::Reach;
+use super::users::Suspension;
 use super::wards::WardsIsolation;
 use super::{Draft, expired_words, refused};
 use crate::api::{IsolationSpec, Probes, Target, WorkloadTarget};
@@ -40,6 +41,7 @@ impl<'w> Draft<'w> {
             .values()
             .map(|held| (&held.key, &held.isolation, true));
         let mut on_devices: BTreeMap<DeviceId, Vec<InForce<'w>>> = BTreeMap::new();
+        let mut suspensions = Vec::new();
         for (key, isolation, held) in listed.chain(held) {
             let mut verdict = self.judge_isolation(key, isolation, held);
             if let (Acceptance::Accepted, Some(device)) = (&verdict.acceptance, &verdict.device) {
@@ -67,6 +69,7 @@ impl<'w> Draft<'w> {
             }
             if let (Acceptance::Accepted, Some(user)) = (&verdict.acceptance, &verdict.user) {
                 self.suspend(&source(key, isolation), user);
+                suspensions.push(Suspension::new(key, &isolation.uid, user));
             }
             // A new Isolation that took the name of one that is held speaks for the name.
             let verdicts = &mut self.compiled.verdicts.isolations;
@@ -78,6 +81,7 @@ impl<'w> Draft<'w> {
             self.isolate(device, in_force);
         }
         self.note_overlaps();
+        self.note_suspensions(&suspensions);
     }
 
     fn judge_isolation(

@@ -2,7 +2,7 @@
 //! scopes that have their names. An Isolation of the system namespace suspends a user everywhere, another one
 //! in its own namespace.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Draft;
 use super::selectors::Reach;
@@ -11,6 +11,49 @@ use crate::domain::enforcement::Source;
 use crate::domain::names::ObjectKey;
 use crate::domain::verdict::SuspendedUser;
 use crate::domain::world::Resource;
+
+/// An Isolation of a user that is in force.
+pub(super) struct Suspension {
+    key: ObjectKey,
+    uid: String,
+    user: SuspendedUser,
+}
+
+impl Suspension {
+    pub(super) fn new(key: &ObjectKey, uid: &str, user: &SuspendedUser) -> Self {
+        Self {
+            key: key.clone(),
+            uid: uid.to_owned(),
+            user: user.clone(),
+        }
+    }
+
+    /// Each name, told from the same name elsewhere.
+    fn names(&self) -> impl Iterator<Item = (u8, &str)> {
+        let SuspendedUser {
+            os,
+            kubernetes,
+            seawall,
+            ..
+        } = &self.user;
+        [os, kubernetes, seawall]
+            .into_iter()
+            .zip(0..)
+            .flat_map(|(names, place)| names.iter().map(move |name| (place, name.as_str())))
+    }
+
+    /// Whether something is refused that the other one would go on refusing alone.
+    fn overlaps(&self, other: &Self) -> bool {
+        let (a, b) = (&self.user, &other.user);
+        let both_in_one = match (&a.namespace, &b.namespace) {
+            (Some(a), Some(b)) => a == b,
+            _ => true,
+        };
+        (!a.os.is_disjoint(&b.os) && !a.devices.is_disjoint(&b.devices))
+            || (both_in_one && !a.kubernetes.is_disjoint(&b.kubernetes))
+            || !a.scopes.is_disjoint(&b.scopes)
+    }
+}
 
 impl Draft<'_> {
     pub(super) fn judge_user(
@@ -62,6 +105,29 @@ impl Draft<'_> {
         for scope in &user.scopes {
             let suspenders = self.suspended_scopes.entry(scope.clone()).or_default();
             suspenders.insert(suspender.clone());
+        }
+    }
+
+    /// Says of each which others suspend the same user, so that nobody thinks that one restores it.
+    pub(super) fn note_suspensions(&mut self, suspensions: &[Suspension]) {
+        let mut by_name: BTreeMap<(u8, &str), Vec<&Suspension>> = BTreeMap::new();
+        for suspension in suspensions {
+            for name in suspension.names() {
+                by_name.entry(name).or_default().push(suspension);
+            }
+        }
+        for suspension in suspensions {
+            let alike = suspension.names().filter_map(|name| by_name.get(&name));
+            let others = alike
+                .flatten()
+                .filter(|other| other.key != suspension.key && other.overlaps(suspension));
+            let others: BTreeSet<ObjectKey> = others.map(|other| other.key.clone()).collect();
+            let verdicts = &mut self.compiled.verdicts.isolations;
+            if let Some(verdict) = verdicts.get_mut(&suspension.key)
+                && verdict.uid == suspension.uid
+            {
+                verdict.also_isolated_by = others;
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::api::{Isolation, IsolationSpec};
 use crate::local::Kind;
 use crate::local::pods::PodsStanding;
 use crate::local::types::{Previewed, Standing, Unwritten};
+use crate::local::users::UserStanding;
 use crate::mcp::answer::{Failure, Reply};
 use crate::mcp::call::{Action, Call, Done};
 use crate::mcp::resources;
@@ -43,7 +44,7 @@ impl Isolated {
     }
 }
 
-/// As [`settle::in_force`], told from what nothing can enforce, and with every pod in mind.
+/// As [`settle::in_force`], told from what nothing can enforce, and with every pod, and all of a user, in mind.
 fn in_force(standing: &Standing) -> InForce {
     if standing.accepted && standing.reason == "NotEnforceable" {
         return InForce::NotEnforceable;
@@ -51,6 +52,19 @@ fn in_force(standing: &Standing) -> InForce {
     let lacks = |pods: &PodsStanding| pods.covered < pods.chosen;
     match settle::in_force(standing) {
         InForce::Everywhere if standing.pods.as_ref().is_some_and(lacks) => InForce::Partial,
+        in_force => match &standing.user {
+            Some(user) => of_user(in_force, user),
+            None => in_force,
+        },
+    }
+}
+
+/// A Kubernetes user goes on reading, whatever is refused.
+fn of_user(in_force: InForce, user: &UserStanding) -> InForce {
+    match in_force {
+        InForce::Everywhere if !user.kubernetes.is_empty() => InForce::Partial,
+        InForce::Everywhere if user.programmed < user.devices => InForce::Partial,
+        InForce::Pending if user.refuses_something() => InForce::Partial,
         in_force => in_force,
     }
 }

@@ -1,5 +1,7 @@
 //! `list_isolations`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use kube::ResourceExt;
 use rmcp::model::Tool as Definition;
 use schemars::JsonSchema;
@@ -7,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::describe;
 use super::settle::Points;
+use super::user::Names;
 use super::workload::Chosen;
 use crate::access::Tool;
 use crate::api::isolation::{SelfState, WorkloadTarget};
@@ -26,6 +29,8 @@ struct Input {
     device_id: Option<String>,
     /// Only Isolations that name this pod, such as list_workloads gives.
     pod: Option<String>,
+    /// Only Isolations that name this user by its id.
+    user: Option<String>,
     /// True: only those that this agent wrote.
     #[serde(default)]
     own: bool,
@@ -49,7 +54,7 @@ struct Output {
 #[derive(Debug, Serialize, JsonSchema)]
 struct Item {
     name: String,
-    /// Such as device/dev_…, workload/web-0 or workload/app=web.
+    /// Such as device/dev_…, workload/web-0, workload/app=web or user/mallory.
     target: String,
     /// Pending until the target and every connected peer have read it back.
     phase: Phase,
@@ -60,6 +65,9 @@ struct Item {
     /// Of pods: how many the target chooses, and how many of them are cut off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pods: Option<Pods>,
+    /// Of a user: the devices of the tenant, and how many of them drop what the accounts send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accounts: Option<Accounts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
     /// It was deleted together with many others and stays in force until a person runs this.
@@ -76,8 +84,19 @@ struct Pods {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
+struct Accounts {
+    devices: i32,
+    programmed: i32,
+    /// Of these, those on which one of the accounts exists.
+    with_account: i32,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
 struct Detail {
     reason: String,
+    /// Of a user: the names that it is suspended by, in os, kubernetes and seawall.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    names: Option<BTreeMap<String, Vec<String>>>,
     /// Whether the target's own kernel has it.
     #[serde(rename = "self")]
     self_state: Option<SelfState>,
@@ -94,7 +113,7 @@ pub fn define() -> Definition {
     describe::<Input, Output>(
         Tool::ListIsolations,
         "List isolations",
-        "Lists the Isolations of the tenant: target, phase, pods covered, who wrote it and when it ends. The \
+        "Lists the Isolations of the tenant, suspended users included: target, phase, pods covered, who wrote it and when it ends. The \
          detailed format adds the reason that was given and which kernels have read it back.",
     )
 }
@@ -135,7 +154,9 @@ impl Input {
     fn targets(&self) -> impl Iterator<Item = String> {
         let device = self.device_id.iter().map(|id| format!("device/{id}"));
         let pod = self.pod.iter().map(|pod| format!("workload/{pod}"));
-        device.chain(pod)
+        device
+            .chain(pod)
+            .chain(self.user.iter().map(|user| of_user(user)))
     }
 }
 
@@ -171,13 +192,18 @@ fn show(call: &Call, found: &Found, format: ResponseFormat) -> (Item, String) {
 
 fn show_held(isolation: &HeldIsolation) -> (Item, String) {
     let held = &isolation.held;
+    let phase = match isolation.target.starts_with("user/") {
+        true => Phase::Suspended,
+        false => Phase::Isolated,
+    };
     let item = Item {
         name: clean(&held.isolation, 253),
         target: clean(&isolation.target, 300),
-        phase: Phase::Isolated,
+        phase,
         written_by: "deleted".to_owned(),
         own: false,
         pods: None,
+        accounts: None,
         expires_at: None,
         held_until: Some(confirm_release(&held.hold)),
         detail: None,
@@ -203,18 +229,27 @@ fn show_written(call: &Call, isolation: &Isolation, format: ResponseFormat) -> (
             chosen: pods.matched,
             covered: pods.programmed,
         }),
+        accounts: status.accounts.as_ref().map(|accounts| Accounts {
+            devices: accounts.matched,
+            programmed: accounts.programmed,
+            with_account: accounts.with_account,
+        }),
         expires_at: isolation.spec.expires_at.map(|end| end.to_string()),
         held_until: None,
         detail: (format == ResponseFormat::Detailed).then(|| detail(isolation)),
     };
     let line = format!(
-        "{} {} {:?}{}, by {}{}",
+        "{} {} {:?}{}{}, by {}{}",
         item.name,
         item.target,
         item.phase,
         item.pods
             .as_ref()
             .map(|pods| format!(", {} of {} pods covered", pods.covered, pods.chosen))
+            .unwrap_or_default(),
+        item.accounts
+            .as_ref()
+            .map(|it| format!(", on {} of {} devices", it.programmed, it.devices))
             .unwrap_or_default(),
         item.written_by,
         item.expires_at
@@ -232,10 +267,29 @@ fn target(isolation: &Isolation) -> String {
             .map(|name| format!("{kind}/{}", clean(name, 253)))
     };
     named("device", &target.device)
-        .or_else(|| named("user", &target.user))
+        .or_else(|| target.user.as_deref().map(of_user))
         .or_else(|| named("node", &target.node))
         .or_else(|| target.workload.as_ref().map(of_pods))
         .unwrap_or_default()
+}
+
+fn by_place(names: Names) -> BTreeMap<String, Vec<String>> {
+    let Names {
+        os,
+        kubernetes,
+        seawall,
+    } = names;
+    let places = [("os", os), ("kubernetes", kubernetes), ("seawall", seawall)];
+    let shown = |names: BTreeSet<String>| names.iter().map(|name| clean(name, 253)).collect();
+    let places = places.into_iter();
+    places
+        .map(|(place, names)| (place.to_owned(), shown(names)))
+        .collect()
+}
+
+/// The target of an Isolation of this user, as answers show it.
+pub fn of_user(user: &str) -> String {
+    format!("user/{}", clean(user, 253))
 }
 
 /// As the tools that isolate and release pods call it, where they can.
@@ -262,6 +316,7 @@ fn detail(isolation: &Isolation) -> Detail {
         .find(|condition| condition.status != "True");
     Detail {
         reason: clean(&isolation.spec.reason, 1024),
+        names: Names::in_spec(&isolation.spec).map(by_place),
         self_state: status.self_state,
         peers: Points {
             matched: count(peers.matched),

@@ -17,10 +17,14 @@ mod list_workloads;
 mod release_device;
 mod release_workload;
 mod releasing;
+mod restore_user;
+mod schema;
 mod search_audit_log;
 mod settle;
 mod stages;
+mod suspend_user;
 mod unblock_destination;
+mod user;
 mod verify_enforcement;
 mod workload;
 
@@ -30,7 +34,6 @@ use std::sync::{Arc, OnceLock};
 use rmcp::handler::server::common::{schema_for_input, schema_for_output};
 use rmcp::model::{JsonObject, Tool as Definition, ToolAnnotations};
 use schemars::JsonSchema;
-use serde_json::Value;
 
 use super::answer::{Failure, Reply};
 use super::call::Call;
@@ -51,6 +54,8 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
         Tool::ReleaseDevice => release_device::run(call).await,
         Tool::IsolateWorkload => isolate_workload::run(call).await,
         Tool::ReleaseWorkload => release_workload::run(call).await,
+        Tool::SuspendUser => suspend_user::run(call).await,
+        Tool::RestoreUser => restore_user::run(call).await,
         Tool::BlockDestination => block_destination::run(call).await,
         Tool::UnblockDestination => unblock_destination::run(call).await,
         Tool::CreatePolicy => create_policy::run(call).await,
@@ -80,6 +85,8 @@ fn define(tool: Tool) -> Definition {
         Tool::ReleaseDevice => release_device::define(),
         Tool::IsolateWorkload => isolate_workload::define(),
         Tool::ReleaseWorkload => release_workload::define(),
+        Tool::SuspendUser => suspend_user::define(),
+        Tool::RestoreUser => restore_user::define(),
         Tool::BlockDestination => block_destination::define(),
         Tool::UnblockDestination => unblock_destination::define(),
         Tool::CreatePolicy => create_policy::define(),
@@ -108,24 +115,11 @@ fn describe<Input: JsonSchema + 'static, Output: JsonSchema + 'static>(
         .with_annotations(annotations)
 }
 
-/// Without Kubernetes' extensions of JSON Schema, which clients don't know.
+/// As few words as say it: the list of all tools takes room from what a model thinks about.
 fn plain(schema: &Arc<JsonObject>) -> Arc<JsonObject> {
-    fn strip(value: &mut Value) {
-        match value {
-            Value::Object(fields) => {
-                fields.retain(|name, _| !name.starts_with("x-kubernetes-"));
-                fields.values_mut().for_each(strip);
-            }
-            Value::Array(items) => items.iter_mut().for_each(strip),
-            _ => {}
-        }
-    }
-    let mut value = Value::Object(schema.as_ref().clone());
-    strip(&mut value);
-    match value {
-        Value::Object(schema) => Arc::new(schema),
-        _ => schema.clone(),
-    }
+    let mut schema = schema.as_ref().clone();
+    schema::shorten(&mut schema);
+    Arc::new(schema)
 }
 
 #[cfg(test)]

@@ -25,19 +25,19 @@ const LONGEST: Duration = Duration::from_secs(8760 * 3600);
 /// How far it is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum InForce {
-    /// A dry run: nothing was written.
+    /// A dry run.
     NotWritten,
-    /// The operator did not accept it; `message` says why.
+    /// The operator did not accept it; message says why.
     NotAccepted,
-    /// Accepted; nothing can enforce it; `message` says what stands in the way.
+    /// Nothing can enforce it; message says why.
     NotEnforceable,
-    /// Accepted; no enforcement point has read it back yet.
+    /// No enforcement point has read it back yet.
     Pending,
-    /// Some enforcement points have read it back.
+    /// Some have.
     Partial,
-    /// Every connected enforcement point has read it back.
+    /// Every connected one has.
     Everywhere,
-    /// The operator could not be asked in time; the resource is written.
+    /// Written; the operator could not be asked in time.
     Unknown,
 }
 
@@ -101,6 +101,7 @@ async fn settled<K: Written>(
         uid: object.uid().unwrap_or_default(),
         generation: object.meta().generation.unwrap_or_default(),
         gone,
+        of_user: object.is_of_user(),
         timeout_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
     };
     let resource = ObjectKey::new(&call.principal.tenant, object.name_any());
@@ -193,6 +194,7 @@ mod tests {
             connections_cut: 0,
             still_isolated_by: Vec::new(),
             pods: None,
+            user: None,
             moments: None,
         }
     }
