@@ -24,6 +24,8 @@ use crate::domain::explain::{Explanation, Known, Question, Unanswerable, explain
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::Acceptance;
 use crate::domain::world::World;
+use crate::enforce::owned::Placed;
+use crate::enforce::stripped::Obstacles;
 use crate::fleet::Fleet;
 use crate::local::pods::WorkloadView;
 use crate::local::router::NOT_SYNCED;
@@ -101,10 +103,18 @@ impl Devices for LocalDevices {
     }
 }
 
+/// What the API server has of what isolates pods without an agent.
+#[derive(Clone)]
+pub struct InApiServer {
+    pub policies: watch::Receiver<Placed>,
+    pub stripped: watch::Receiver<Obstacles>,
+}
+
 #[derive(Clone)]
 pub struct LocalStandings {
     pub views: Views,
     pub fleet: Fleet,
+    pub in_api_server: InApiServer,
     /// Asks the loop for the World as it is.
     pub worlds: mpsc::Sender<oneshot::Sender<World>>,
 }
@@ -116,8 +126,12 @@ impl LocalStandings {
     }
 
     fn applied(&self) -> Applied {
+        let policies = self.in_api_server.policies.borrow().clone();
         Applied {
             devices: self.fleet.applied(),
+            network_policies: policies.in_place,
+            network_policy_obstacles: policies.obstacles,
+            stripped_obstacles: self.in_api_server.stripped.borrow().clone(),
             ..Applied::default()
         }
     }
@@ -166,15 +180,21 @@ impl LocalStandings {
         let deadline = Instant::now() + Duration::from_millis(query.timeout_ms);
         let mut views = self.views.clone();
         let mut changes = self.fleet.changes();
+        let InApiServer {
+            mut policies,
+            mut stripped,
+        } = self.in_api_server.clone();
         let mut had_it = BTreeSet::new();
         let mut last = None;
         loop {
             changes.mark_unchanged();
+            policies.mark_unchanged();
+            stripped.mark_unchanged();
             let view = views.borrow_and_update().clone();
             if let Some(view) = view {
                 let moment = Moment {
                     view: &view,
-                    applied: &self.fleet.applied(),
+                    applied: &self.applied(),
                 };
                 match moment.assess(kind, resource, query, &mut had_it) {
                     Some(Assessed {
@@ -189,6 +209,8 @@ impl LocalStandings {
                 tokio::select! {
                     changed = views.changed() => changed.is_ok(),
                     changed = changes.changed() => changed.is_ok(),
+                    changed = policies.changed() => changed.is_ok(),
+                    changed = stripped.changed() => changed.is_ok(),
                 }
             };
             match timeout_at(deadline, change).await {

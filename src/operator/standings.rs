@@ -1,21 +1,22 @@
 //! Where one resource stands, for the MCP server: asked again at every change, so that a tool call
 //! answers as soon as the last device has acknowledged, and not when a status was written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::domain::applied::DeviceApplied;
-use crate::domain::enforcement::Source;
+use crate::domain::applied::{Applied, DeviceApplied};
+use crate::domain::enforcement::{Found, Source, StrippedPod};
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::{Acceptance, IsolationVerdict, PolicyVerdict, Workloads};
-use crate::domain::words::confirm_release;
+use crate::domain::words::{a_few, confirm_release};
 use crate::local::Kind;
 use crate::local::types::{SettledQuery, Standing};
 use crate::reconcile::view::View;
+use crate::status::wards::{Stripped, stands};
 
 /// What is known at one moment.
 pub struct Moment<'a> {
     pub view: &'a View,
-    pub applied: &'a BTreeMap<DeviceId, DeviceApplied>,
+    pub applied: &'a Applied,
 }
 
 /// A standing, and whether it is what was waited for.
@@ -122,6 +123,7 @@ impl Moment<'_> {
     ) -> Option<Assessed> {
         let having: BTreeSet<DeviceId> = self
             .applied
+            .devices
             .iter()
             .filter(|(_, applied)| enforces(applied, &query.uid))
             .map(|(device, _)| device.clone())
@@ -180,9 +182,24 @@ impl Moment<'_> {
         }
         let wanted = (uid_of_name == Some(&query.uid) && !off)
             || self.view.pending_release.contains(&query.uid);
-        standing.programmed = !wanted && having.iter().all(|device| !self.connected(device));
+        let leaving = self.leaving(&query.uid);
+        if !leaving.is_empty() {
+            standing.message = format!(
+                "pods that a Deployment replaced stay cut off until they are deleted: {}",
+                a_few(leaving)
+            );
+        }
+        let nobody = having.iter().all(|device| !self.connected(device));
+        standing.programmed = !wanted && nobody && self.leaving(&query.uid).is_empty();
         let settled = standing.programmed;
         Some(Assessed { standing, settled })
+    }
+
+    /// Pods without an agent that are still to be deleted, for nothing else isolates them.
+    fn leaving(&self, uid: &str) -> Vec<&ObjectKey> {
+        let stripped = self.view.compiled.enforcement.stripped.iter();
+        let leaving = stripped.filter(|(_, pod)| is_leaving(pod, uid));
+        leaving.map(|(key, _)| key).collect()
     }
 
     fn points(&self, uid: &str, generation: i64, points: &BTreeSet<DeviceId>) -> Standing {
@@ -195,6 +212,7 @@ impl Moment<'_> {
             .any(|device| self.connected(device) && !self.has(device, uid, generation));
         let connections_cut = self
             .applied
+            .devices
             .values()
             .filter_map(|applied| applied.connections_cut.get(uid))
             .sum();
@@ -222,11 +240,20 @@ impl Moment<'_> {
     /// The pods among the points.
     fn pods(&self, uid: &str, generation: i64, workloads: &Workloads) -> Pods {
         let mut pods = Pods {
-            matched: workloads.wards.len() + workloads.without_agent.len(),
+            matched: workloads.wards.len()
+                + workloads.without_agent.len()
+                + workloads.stripped.len(),
             ..Pods::default()
         };
+        for (pod, strip) in &workloads.stripped {
+            match stands(pod, strip, self.applied) {
+                Stripped::Stored => pods.programmed += 1,
+                Stripped::Waiting(why) => pods.waited_for |= why.is_none(),
+                Stripped::Not(..) => {}
+            }
+        }
         for (pod, ward) in &workloads.wards {
-            let device = self.applied.get(&ward.device);
+            let device = self.applied.devices.get(&ward.device);
             let connected = device.is_some_and(|device| device.connected);
             let covered = device.is_some_and(|it| it.covers(pod, ward, uid, generation));
             pods.programmed += usize::from(covered);
@@ -238,17 +265,32 @@ impl Moment<'_> {
 
     fn connected(&self, device: &DeviceId) -> bool {
         self.applied
+            .devices
             .get(device)
             .is_some_and(|applied| applied.connected)
     }
 
     fn has(&self, device: &DeviceId, uid: &str, generation: i64) -> bool {
-        self.applied.get(device).is_some_and(|applied| {
+        self.applied.devices.get(device).is_some_and(|applied| {
             applied
                 .sources
                 .iter()
                 .any(|source| source.uid == uid && source.generation == generation)
         })
+    }
+}
+
+fn is_leaving(pod: &StrippedPod, uid: &str) -> bool {
+    match &pod.found {
+        Found::Stripped {
+            noted,
+            terminating: false,
+            ..
+        } => {
+            noted.contains_key(uid)
+                && (pod.isolations.is_empty() || pod.isolations.contains_key(uid))
+        }
+        _ => false,
     }
 }
 

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{NodeSpec, NodeStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Raw, is_ours};
 use crate::api::stamps;
-use crate::domain::cluster::{Namespace, Node, OthersPolicy};
+use crate::domain::cluster::{Controller, Namespace, Node, OthersPolicy, ReplicaSet};
 
 pub fn namespace(raw: Raw) -> Result<Option<Namespace>, String> {
     let labels = raw.metadata.labels.unwrap_or_default();
@@ -39,6 +40,27 @@ pub fn others_policy(mut raw: Raw) -> Result<Option<OthersPolicy>, String> {
     }
     let spec = part(&mut raw.data, "spec")?.unwrap_or_default();
     Ok(Some(OthersPolicy { spec }))
+}
+
+/// Of its metadata, which is all that is watched.
+pub fn replica_set(raw: Raw) -> Result<Option<ReplicaSet>, String> {
+    let owner = controller(&raw.metadata);
+    let deployment = owner.filter(|owner| owner.kind == "Deployment");
+    Ok(Some(ReplicaSet {
+        uid: raw.metadata.uid.clone().ok_or("it has no uid")?,
+        deployment: deployment.map(|owner| owner.name),
+    }))
+}
+
+/// The owner that would replace it.
+pub(super) fn controller(metadata: &ObjectMeta) -> Option<Controller> {
+    let owners = metadata.owner_references.iter().flatten();
+    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
+    controllers.next().map(|owner| Controller {
+        kind: owner.kind.clone(),
+        name: owner.name.clone(),
+        uid: owner.uid.clone(),
+    })
 }
 
 /// A part of an object's JSON, if it is there.

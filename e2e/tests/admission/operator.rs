@@ -298,7 +298,7 @@ async fn type_checks() -> anyhow::Result<()> {
         Ok(policies.iter().all(checked).then_some(policies))
     })
     .await?;
-    assert_eq!(policies.len(), 8);
+    assert_eq!(policies.len(), 9);
     for policy in policies {
         let warnings = &policy["status"]["typeChecking"]["expressionWarnings"];
         assert!(

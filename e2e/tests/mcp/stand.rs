@@ -91,6 +91,7 @@ impl Operator {
             isolated_by: isolated_by.iter().map(|name| (*name).to_owned()).collect(),
             held: Vec::new(),
             policies: Vec::new(),
+            replaced_by: None,
         };
         self.workloads.lock().expect("not poisoned").push(pod);
     }
@@ -107,11 +108,13 @@ impl Operator {
                 pod: pod.name.clone(),
                 covered: pod.covered,
                 why: pod.obstacle.clone(),
+                replaced_by: pod.replaced_by.clone(),
             })
             .collect();
         PodsStanding {
             chosen: pods.len(),
             covered: pods.iter().filter(|pod| pod.covered).count(),
+            by_policy: 0,
             left_out: 0,
             evidence_at_risk: pods.iter().map(|pod| pod.pod.clone()).collect(),
             pods,

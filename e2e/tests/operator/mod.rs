@@ -11,6 +11,7 @@ mod scopes;
 mod statuses;
 mod users;
 mod watching;
+mod without_agent;
 
 use libtest_mimic::Trial;
 
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Trial> {
         statuses::all(),
         users::all(),
         watching::all(),
+        without_agent::all(),
     ]
     .into_iter()
     .flatten()

@@ -5,6 +5,7 @@ mod pods_come_and_go;
 mod pods_explained;
 mod pods_isolated;
 mod pods_under_policies;
+mod pods_without_agent;
 
 use anyhow::Context;
 use libtest_mimic::Trial;
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Trial> {
         pods_explained::all(),
         pods_isolated::all(),
         pods_under_policies::all(),
+        pods_without_agent::all(),
     ];
     node::unless_impossible(trials.into_iter().flatten().collect())
 }

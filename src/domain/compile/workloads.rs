@@ -79,10 +79,27 @@ impl<'w> Draft<'w> {
         namespace: &str,
         selector: &LabelSelector,
     ) -> Vec<(&'w ObjectKey, &'w Pod)> {
+        self.pods_where(namespace, |pod| selects(selector, &pod.labels))
+    }
+
+    /// The same by the labels that people gave them: a pod stays isolated when they were taken away.
+    pub(super) fn pods_given(
+        &self,
+        namespace: &str,
+        selector: &LabelSelector,
+    ) -> Vec<(&'w ObjectKey, &'w Pod)> {
+        self.pods_where(namespace, |pod| selects(selector, pod.given_labels()))
+    }
+
+    fn pods_where(
+        &self,
+        namespace: &str,
+        matches: impl Fn(&Pod) -> bool,
+    ) -> Vec<(&'w ObjectKey, &'w Pod)> {
         let first = ObjectKey::new(namespace, "");
         let pods = self.world.pods.range(first..);
         pods.take_while(|(key, _)| key.namespace == namespace)
-            .filter(|(_, pod)| selects(selector, &pod.labels))
+            .filter(|(_, pod)| matches(pod))
             .collect()
     }
 
@@ -106,7 +123,7 @@ impl<'w> Draft<'w> {
     pub(super) fn protected_pod(&self, key: &ObjectKey, pod: &Pod) -> Option<String> {
         let settings = &self.world.settings;
         let ours = key.namespace == settings.system_namespace
-            && pod.labels.get(NAME_LABEL).map(String::as_str) == Some("seawall");
+            && pod.given_labels().get(NAME_LABEL).map(String::as_str) == Some("seawall");
         if ours {
             return Some(format!("pod {key} is a part of Seawall itself"));
         }

@@ -37,6 +37,9 @@ pub enum InForce {
     Partial,
     /// Every connected enforcement point has read it back.
     Everywhere,
+    /// All is written that cuts it off, and for pods without an agent on their node nobody sees whether the network
+    /// plugin enforces it.
+    Unseen,
     /// The operator could not be asked in time; the resource is written.
     Unknown,
 }
