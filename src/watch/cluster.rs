@@ -130,6 +130,20 @@ mod tests {
         assert_eq!(node(raw(new)).expect("readable"), Some(Node::default()));
     }
 
+    #[test]
+    fn a_replica_set_is_the_deployments_that_controls_it() {
+        let of = |kind: &str, controller: bool| {
+            let owner = json!({"apiVersion": "apps/v1", "kind": kind, "name": "web", "uid": "d", "controller": controller});
+            let object = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
+                "metadata": {"name": "web-5d9", "namespace": "shop", "uid": "r", "ownerReferences": [owner]}});
+            let facts = replica_set(raw(object)).expect("readable").expect("a fact");
+            (facts.uid == "r").then_some(facts.deployment)
+        };
+        assert_eq!(of("Deployment", true), Some(Some("web".to_owned())));
+        assert_eq!(of("Deployment", false), Some(None));
+        assert_eq!(of("Rollout", true), Some(None));
+    }
+
     fn policy(labels: Value, manager: &str) -> Raw {
         raw(json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",

@@ -31,6 +31,18 @@ impl<'w> Draft<'w> {
         workloads: &mut Workloads,
     ) {
         let world = self.world;
+        // One that has no address for a moment, as when its node starts anew, is not released.
+        let without = std::mem::take(&mut workloads.without_address);
+        for key in without {
+            let pod = &world.pods[&key];
+            if let Some(stripped) = &pod.stripped {
+                let deployment = stripped.mark.deployment.clone();
+                let strip = self.strip_of(&key, pod, deployment, isolation);
+                workloads.stripped.insert(key, strip);
+            } else {
+                workloads.without_address.insert(key);
+            }
+        }
         for (key, words) in std::mem::take(&mut workloads.without_agent) {
             let pod = &world.pods[&key];
             if pod.host_network {

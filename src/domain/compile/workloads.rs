@@ -121,6 +121,10 @@ impl<'w> Draft<'w> {
 
     /// What an isolation of the pod would cut for everybody, in words.
     pub(super) fn protected_pod(&self, key: &ObjectKey, pod: &Pod) -> Option<String> {
+        // Nothing depends on it any more: others don't select it.
+        if pod.stripped.is_some() {
+            return None;
+        }
         let settings = &self.world.settings;
         let ours = key.namespace == settings.system_namespace
             && pod.given_labels().get(NAME_LABEL).map(String::as_str) == Some("seawall");
