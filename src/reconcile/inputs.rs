@@ -66,3 +66,14 @@ pub struct Outputs {
     pub health: watch::Sender<Health>,
     pub happenings: mpsc::Sender<Happening>,
 }
+
+/// Hands over what is wanted, unless it is what was wanted before.
+pub fn send_if_new<T: PartialEq>(channel: &watch::Sender<Option<Arc<T>>>, wanted: T) {
+    channel.send_if_modified(|known| {
+        if known.as_deref() == Some(&wanted) {
+            return false;
+        }
+        *known = Some(Arc::new(wanted));
+        true
+    });
+}

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cluster::{Cluster, ClusterChange};
 use super::custody::Custody;
-use super::inputs::{Inputs, Outputs};
+use super::inputs::{Inputs, Outputs, send_if_new};
 use super::leading::Leading;
 use super::tracked::Tracked;
 use crate::access::{Directory, Tool};
@@ -391,15 +391,4 @@ impl Reconciler {
             pending_release: Arc::new(self.custody.pending(&self.world)),
         })));
     }
-}
-
-/// Hands over what is wanted, unless it is what was wanted before.
-fn send_if_new<T: PartialEq>(channel: &tokio::sync::watch::Sender<Option<Arc<T>>>, wanted: T) {
-    channel.send_if_modified(|known| {
-        if known.as_deref() == Some(&wanted) {
-            return false;
-        }
-        *known = Some(Arc::new(wanted));
-        true
-    });
 }

@@ -8,6 +8,7 @@ mod leadership;
 mod protected;
 mod recording;
 mod scopes;
+mod shop;
 mod statuses;
 mod users;
 mod watching;

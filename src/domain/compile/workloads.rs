@@ -73,13 +73,16 @@ impl<'w> NodeAgents<'w> {
 }
 
 impl<'w> Draft<'w> {
-    /// The pods of the namespace that the selector chooses.
+    /// The pods of the namespace that the selector chooses. Those whose labels were taken away are nobody's:
+    /// what isolates them, nothing else opens.
     pub(super) fn pods(
         &self,
         namespace: &str,
         selector: &LabelSelector,
     ) -> Vec<(&'w ObjectKey, &'w Pod)> {
-        self.pods_where(namespace, |pod| selects(selector, &pod.labels))
+        self.pods_where(namespace, |pod| {
+            pod.stripped.is_none() && selects(selector, &pod.labels)
+        })
     }
 
     /// The same by the labels that people gave them: a pod stays isolated when they were taken away.

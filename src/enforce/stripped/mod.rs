@@ -72,7 +72,8 @@ impl Stripper {
                 changed = self.wanted.changed() => if changed.is_err() { return Ok(()) },
                 changed = self.policies.changed() => if changed.is_err() { return Ok(()) },
                 changed = self.mandate.changed() => if changed.is_err() { return Ok(()) },
-                () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
+                () = sleep_until(retry.unwrap_or_else(Instant::now)),
+                    if retry.is_some() && self.mandate.leads() => {}
             }
             let wanted = self.wanted.borrow_and_update().clone().unwrap_or_default();
             let stored = self.policies.borrow_and_update().in_place.clone();
