@@ -18,7 +18,7 @@ const MOST: usize = 50;
 
 pub const NO_ADDRESS: &str =
     "it has no address yet, and nothing to send or receive with; it is isolated when it has one";
-const UNSEEN: &str = "by a NetworkPolicy, for no agent runs on its node: its labels are taken away, the Deployment replaces it, and release deletes it; whether the network plugin enforces NetworkPolicies nobody sees, and open connections may go on";
+const UNSEEN: &str = "by a NetworkPolicy, for no agent runs on its node: its labels are taken away, the Deployment replaces it, and release deletes it; whether the network plugin enforces NetworkPolicies nobody sees, and it may let open connections and ICMP pass";
 const TO_BE_STRIPPED: &str = "its labels are not taken away yet";
 const OFFLINE: &str = "the agent of its node is not connected; it gets it when it is";
 const UNWATCHED: &str =

@@ -9,7 +9,7 @@ use crate::domain::verdict::{IsolationVerdict, Workloads};
 use crate::domain::words::{a_few, a_few_words};
 
 /// Of pods without an agent.
-const NOBODY_SEES: &str = "no agent runs on their nodes, so nobody sees whether the network plugin enforces NetworkPolicies; connections that were open may go on where it doesn't end them, and a pod and its own node always reach each other";
+const NOBODY_SEES: &str = "no agent runs on their nodes, so nobody sees whether the network plugin enforces NetworkPolicies; connections that were open, and ICMP, may pass all the same where it lets them, and a pod and its own node always reach each other";
 
 pub struct WorkloadFacts<'a> {
     pub verdict: &'a IsolationVerdict,

@@ -17,7 +17,7 @@ use crate::lab::{Reach, Responder, reach};
 pub fn all() -> Vec<Trial> {
     vec![
         case(
-            "without an agent, an isolated pod of a Deployment sends and receives nothing but its management traffic, and its replacement serves",
+            "without an agent, an isolated pod of a Deployment sends and receives nothing but its management traffic and pings, and its replacement serves",
             held_by_the_plugin,
         ),
         case(
@@ -29,10 +29,13 @@ pub fn all() -> Vec<Trial> {
 
 const ANSWER: Duration = Duration::from_millis(1500);
 const PORT: u16 = 7000;
-const TCP4: Reach = Reach {
-    tcp4: true,
+/// kube-router lets pings pass, whatever a NetworkPolicy says.
+const HELD: Reach = Reach {
+    icmp4: true,
+    icmp6: true,
     ..Reach::NONE
 };
+const MANAGEMENT: Reach = Reach { tcp4: true, ..HELD };
 
 /// The application's own policy: everything from everywhere.
 const ALLOW_WEB: &str = "
@@ -167,15 +170,15 @@ async fn held_by_the_plugin() -> anyhow::Result<()> {
         others.push(responder);
     }
     isolate(namespace, &suspect, &outside.v4().to_string()).await?;
-    let from = [Reach::NONE, Reach::NONE, TCP4];
+    let from = [HELD, HELD, MANAGEMENT];
     for (other, in_) in others.iter().zip(from) {
-        until(Reach::NONE, &suspect, other, &of_suspect, in_).await?;
+        until(HELD, &suspect, other, &of_suspect, in_).await?;
     }
     // And it lasts.
     for (other, in_) in others.iter().zip(from) {
         let out = reach(&suspect.host, other, ANSWER).await?;
         let back = reach(other.host(), &of_suspect, ANSWER).await?;
-        ensure!((out, back) == (Reach::NONE, in_), "{out:?} and {back:?}");
+        ensure!((out, back) == (HELD, in_), "{out:?} and {back:?}");
     }
     let replacement = pod_of_web(namespace, &suspect.name).await?;
     let replacement = seawall.node(ENFORCING).pod(namespace, &replacement).await?;

@@ -306,8 +306,8 @@ impl Output {
         let is = if self.dry_run { "would be" } else { "is" };
         format!(
             " Without an agent, a pod's labels are taken away, so that it {is} replaced ({}{more}), and releasing it \
-             deletes it. Nobody sees whether the network plugin enforces NetworkPolicies, and open connections \
-             may go on.",
+             deletes it. Nobody sees whether the network plugin enforces NetworkPolicies; it may let open \
+             connections and ICMP pass.",
             named.join(", ")
         )
     }
