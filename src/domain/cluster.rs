@@ -37,7 +37,7 @@ pub struct Pod {
     /// By the API server's clock.
     pub created: Option<Timestamp>,
     /// Set when its labels were taken away.
-    pub stripped: Option<Stripped>,
+    pub stripped: Option<Box<Stripped>>,
 }
 
 impl Pod {

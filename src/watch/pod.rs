@@ -32,7 +32,7 @@ pub fn pod(mut raw: Raw) -> Result<Option<Pod>, String> {
         uid: raw.metadata.uid.clone().ok_or("it has no uid")?,
         controller: controller(&raw.metadata),
         created: raw.metadata.creation_timestamp.as_ref().map(|time| time.0),
-        stripped: stripped(&raw.metadata),
+        stripped: stripped(&raw.metadata).map(Box::new),
         labels: raw.metadata.labels.unwrap_or_default(),
         node: spec.node_name.clone().filter(|node| !node.is_empty()),
         addresses: own.unwrap_or_default(),
