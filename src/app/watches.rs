@@ -131,10 +131,18 @@ impl Operator {
 
     /// Whether pods may be cut off where no agent runs.
     pub(super) fn watch_pod_rights(&mut self) -> watch::Receiver<Option<Stripping>> {
-        if !self.args.workloads_without_agent {
-            return watch::channel(Some(Stripping::Off)).1;
-        }
         let (out, rights) = watch::channel(None);
+        if !self.args.workloads_without_agent {
+            out.send_replace(Some(Stripping::Off));
+            let stop = self.stop.clone();
+            // The loop ends when nobody can tell it of rights any more.
+            self.tasks.spawn("the rights to pods", async move {
+                stop.cancelled().await;
+                drop(out);
+                Ok(())
+            });
+            return rights;
+        }
         // A store that was lost is no node without an agent: those that run enrol again.
         let returning = match self.args.node_service_account {
             Some(_) => AGENTS_RETURN,
