@@ -22,6 +22,12 @@ pub const MANAGED_BY_SEAWALL: &str = "seawall";
 /// The field manager of the NetworkPolicies that the operator makes.
 pub const NETWORK_POLICY_MANAGER: &str = "seawall/netpol";
 
+/// On a pod without an agent that is cut off: as its one label its UID, by which a NetworkPolicy selects it;
+/// as an annotation what was taken away.
+pub const ISOLATED: &str = "seawall.dev/isolated";
+/// The field manager of both.
+pub const STRIPPED_MANAGER: &str = "seawall/stripped";
+
 /// The namespace of the agents' ServiceAccounts.
 pub const AGENTS_NAMESPACE: &str = "seawall-agents";
 

@@ -15,13 +15,18 @@ use crate::domain::world::Settings;
 use crate::enforce::access::{RoleBindings, ServiceAccounts};
 use crate::enforce::holds::HoldKeeper;
 use crate::enforce::netpol::NetworkPolicies;
+use crate::enforce::owned::Placed;
+use crate::enforce::stripped::{Obstacles, Stripper, WantedPods};
 use crate::enforce::suspended;
 use crate::fleet;
 use crate::local::{self, AuditTrail, Sources};
 use crate::operator::auditing::Auditing;
 use crate::operator::base::Base;
-use crate::operator::local_sources::{self, LocalDevices, LocalScopes, LocalStandings};
+use crate::operator::local_sources::{
+    self, InApiServer, LocalDevices, LocalScopes, LocalStandings,
+};
 use crate::operator::{explain, kind_check, recorder};
+use crate::reconcile::happening::Happening;
 use crate::reconcile::holds::HoldList;
 use crate::reconcile::{Inputs, Outputs, Reconciler, in_force};
 use crate::status::StatusTask;
@@ -47,6 +52,7 @@ impl Operator {
             confirmations,
             questions,
             protected: self.watch_protected(),
+            stripping: self.watch_pod_rights(),
             store: Arc::clone(&base.in_force),
             kind_check: kind_check::of(self.client.clone()),
         };
@@ -62,12 +68,15 @@ impl Operator {
         let (role_bindings, placed_bindings) =
             self.applier::<RoleBindings>("the agents' RoleBindings", None);
         let (suspended_users, kept_users) = self.spawn_user_keeper();
+        let (stripped, stripped_obstacles) =
+            self.spawn_stripper(placed_policies.clone(), tell.clone());
         let outputs = Outputs {
             view,
             network_policies,
             service_accounts,
             role_bindings,
             suspended_users,
+            stripped,
             in_force,
             holds,
             health: self.health.clone(),
@@ -87,7 +96,11 @@ impl Operator {
         let standings = Arc::new(LocalStandings {
             views: views.clone(),
             fleet: base.fleet.clone(),
-            suspended_users: kept_users.clone(),
+            in_api_server: InApiServer {
+                policies: placed_policies.clone(),
+                stripped: stripped_obstacles.clone(),
+                suspended_users: kept_users.clone(),
+            },
             worlds: ask,
         });
         self.spawn_local_api(base, used, standings);
@@ -101,6 +114,7 @@ impl Operator {
             service_accounts: placed_accounts,
             role_bindings: placed_bindings,
             suspended_users: kept_users,
+            stripped: stripped_obstacles,
             used: used_days,
             happenings: tell,
         };
@@ -181,6 +195,28 @@ impl Operator {
         self.tasks
             .spawn("the suspended users", keeper.run(self.stop.clone()));
         (wanted, kept_latest)
+    }
+
+    /// Where it hears which pods' labels are taken away, and where it tells why some are not.
+    fn spawn_stripper(
+        &mut self,
+        policies: watch::Receiver<Placed>,
+        happenings: mpsc::Sender<Happening>,
+    ) -> (watch::Sender<WantedPods>, watch::Receiver<Obstacles>) {
+        let (wanted, wanted_latest) = watch::channel(None);
+        let (obstacles, obstacles_latest) = watch::channel(Obstacles::default());
+        let stripper = Stripper {
+            client: self.client.clone(),
+            wanted: wanted_latest,
+            policies,
+            mandate: self.mandate.clone(),
+            obstacles,
+            happenings,
+            metrics: self.metrics.clone(),
+        };
+        self.tasks
+            .spawn("pods without an agent", stripper.run(self.stop.clone()));
+        (wanted, obstacles_latest)
     }
 
     fn spawn_hold_keeper(

@@ -1,6 +1,8 @@
 //! Starts watches, each with the task that narrows and passes on what it sees, and the appliers that
 //! have a watch of their own.
 
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -14,13 +16,15 @@ use tokio::sync::{mpsc, watch};
 use super::Operator;
 use crate::admission;
 use crate::api::stamps;
+use crate::domain::cluster::ReplicaSet;
 use crate::domain::enforcement::SuspendedUsers;
 use crate::domain::names::ObjectKey;
-use crate::domain::world::Protected;
+use crate::domain::world::{Protected, Stripping};
 use crate::enforce::holds::{StoredHolds, stored as stored_holds};
 use crate::enforce::owned::{Applier, Owned, Placed, Wanted, stored};
 use crate::enforce::suspended;
 use crate::metrics::{KindLabel, PartKindLabel};
+use crate::operator::pod_rights::PodRights;
 use crate::operator::protected::{self, Addresses, Part, Protecting, Source};
 use crate::reconcile::ClusterWatches;
 use crate::reconcile::holds::CONFIG_MAP;
@@ -28,6 +32,8 @@ use crate::watch::{Change, Kind, Raw, Watch, Watched, cluster, narrow, pod};
 
 /// Changes of one kind that wait for their reader.
 const CHANGES: usize = 256;
+/// Agents that run have enrolled within this of the operator's start.
+const AGENTS_RETURN: SignedDuration = SignedDuration::from_secs(60);
 
 impl Operator {
     /// The applier of one kind: where it hears what is wanted, and where it tells what is in place.
@@ -94,13 +100,62 @@ impl Operator {
     pub(super) fn watch_cluster(&mut self) -> ClusterWatches {
         let pods = api(&self.client, &ApiResource::erase::<Pod>(&()), None);
         let pods = Watch::all(pods, Kind::Pod, pod::pod).with_fields(pod::NOT_FINISHED);
+        let without_agent = self.args.workloads_without_agent;
         ClusterWatches {
             pods: self.spawn_watch(pods),
             namespaces: self.watch_all::<Namespace, _>(Kind::Namespace, cluster::namespace),
             nodes: self.watch_all::<Node, _>(Kind::Node, cluster::node),
             others_policies: self
                 .watch_all::<NetworkPolicy, _>(Kind::OthersNetworkPolicy, cluster::others_policy),
+            replica_sets: without_agent.then(|| self.watch_replica_sets()),
         }
+    }
+
+    /// Watches what made pods. Where that can't be had, everything else goes on.
+    fn watch_replica_sets(&mut self) -> mpsc::Receiver<Change<Option<ReplicaSet>>> {
+        let resource = ApiResource::erase::<apps::ReplicaSet>(&());
+        let sets = api(&self.client, &resource, None);
+        let watch = Watch::all(sets, Kind::ReplicaSet, cluster::replica_set);
+        let watch = watch.metadata_only(resource);
+        let (out, changes) = mpsc::channel(CHANGES);
+        let metrics = self.metrics.clone();
+        let synced = move |kind: Kind, why_not: Option<&str>| {
+            let kind = kind.as_str();
+            let synced = metrics.watch_synced.get_or_create(&KindLabel { kind });
+            synced.set(i64::from(why_not.is_none()));
+        };
+        synced(watch.kind, Some("its list is not read yet"));
+        self.spawn_watching(watch, out, synced);
+        changes
+    }
+
+    /// Whether pods may be cut off where no agent runs.
+    pub(super) fn watch_pod_rights(&mut self) -> watch::Receiver<Option<Stripping>> {
+        let (out, rights) = watch::channel(None);
+        if !self.args.workloads_without_agent {
+            out.send_replace(Some(Stripping::Off));
+            let stop = self.stop.clone();
+            // The loop ends when nobody can tell it of rights any more.
+            self.tasks.spawn("the rights to pods", async move {
+                stop.cancelled().await;
+                drop(out);
+                Ok(())
+            });
+            return rights;
+        }
+        // A store that was lost is no node without an agent: those that run enrol again.
+        let returning = match self.args.node_service_account {
+            Some(_) => AGENTS_RETURN,
+            None => SignedDuration::ZERO,
+        };
+        let asking = PodRights {
+            client: self.client.clone(),
+            from: Timestamp::now() + returning,
+            out,
+        };
+        self.tasks
+            .spawn("the rights to pods", asking.run(self.stop.clone()));
+        rights
     }
 
     /// Starts a watch; until its first list is read, the process is not ready.

@@ -24,6 +24,8 @@ pub struct Applied {
     pub suspended_users_obstacle: Option<Obstacle>,
     /// Why a NetworkPolicy is not stored, by its key.
     pub network_policy_obstacles: BTreeMap<ObjectKey, Obstacle>,
+    /// Why a pod's labels are not taken away, or why it is not deleted.
+    pub stripped_obstacles: BTreeMap<ObjectKey, Obstacle>,
     /// Why a scope's access is not bound, by the scope's key.
     pub access_obstacles: BTreeMap<ObjectKey, Obstacle>,
 }

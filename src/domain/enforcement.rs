@@ -23,6 +23,39 @@ pub struct Enforcement {
     /// By the scope's key.
     pub access: BTreeMap<ObjectKey, AccessGrant>,
     pub suspended_users: SuspendedUsers,
+    /// Pods whose labels are to be taken away, or were.
+    pub stripped: BTreeMap<ObjectKey, StrippedPod>,
+}
+
+/// A pod that is cut off without an agent: its labels, by which others select it, are taken away, and a
+/// NetworkPolicy that selects it by the one that it has instead allows what `management` needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StrippedPod {
+    pub uid: String,
+    /// What made its replacement.
+    pub deployment: String,
+    /// Names of the Isolations that it is under, by UID. Under none any more it is released: deleted, for
+    /// its replacement runs.
+    pub isolations: BTreeMap<String, String>,
+    /// It has to be stored before the labels are taken away.
+    pub network_policy: ObjectKey,
+    /// As the pod stands.
+    pub found: Found,
+}
+
+/// How far a pod is stripped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Not at all.
+    Whole,
+    Stripped {
+        /// It has the one label and no other.
+        bare: bool,
+        /// The Isolations that are written on it.
+        noted: BTreeMap<String, String>,
+        /// It is being deleted.
+        terminating: bool,
+    },
 }
 
 /// Kubernetes users whose writes admission refuses.

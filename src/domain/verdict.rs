@@ -73,6 +73,25 @@ pub struct Workloads {
     pub without_agent: BTreeMap<ObjectKey, String>,
     /// Pods that have no address yet, and nothing to send or receive with.
     pub without_address: BTreeSet<ObjectKey>,
+    /// Pods without an agent that are cut off by taking their labels away.
+    pub stripped: BTreeMap<ObjectKey, Strip>,
+}
+
+/// A pod whose labels are taken away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strip {
+    /// What made its replacement.
+    pub deployment: String,
+    /// What allows it nothing but what `management` needs.
+    pub network_policy: ObjectKey,
+    /// The labels are gone, as the API server told.
+    pub done: bool,
+    /// What is waited for before they are taken away.
+    pub waits: Option<String>,
+    /// A NetworkPolicy that selects it all the same and allows something.
+    pub let_through: Option<String>,
+    /// Of `management`, what a NetworkPolicy can't say.
+    pub not_carried: Option<String>,
 }
 
 /// A pod that an agent enforces for.

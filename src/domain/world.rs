@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::cluster::{Namespace, Node, OthersPolicy, Pod};
+use super::cluster::{Namespace, Node, OthersPolicy, Pod, ReplicaSet};
 use super::names::{DeviceId, ObjectKey};
 use crate::api::{ApiKeyScopeSpec, IsolationSpec, PolicySpec, TrustLevel};
 
@@ -28,6 +28,21 @@ pub struct World {
     pub nodes: BTreeMap<String, Node>,
     /// NetworkPolicies that other people wrote.
     pub others_policies: BTreeMap<ObjectKey, OthersPolicy>,
+    pub replica_sets: BTreeMap<ObjectKey, ReplicaSet>,
+    pub stripping: Stripping,
+}
+
+/// Whether pods may be cut off where no agent runs, by taking their labels away.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Stripping {
+    /// The operator was not asked to.
+    #[default]
+    Off,
+    /// The API server does not let it, in words.
+    Denied(String),
+    /// From then on: before, agents may be about to come back.
+    From(Timestamp),
 }
 
 /// What the operator was configured with.

@@ -29,6 +29,9 @@ pub struct WorkloadView {
     pub held: Vec<Held>,
     /// Names of the Policies that choose it.
     pub policies: Vec<String>,
+    /// Of a pod that is isolated without an agent: the Deployment that replaced it. Release deletes the pod.
+    #[serde(default)]
+    pub replaced_by: Option<String>,
 }
 
 /// How the pods of an Isolation stand, or would.
@@ -39,6 +42,9 @@ pub struct PodsStanding {
     pub chosen: usize,
     /// Of these, those that are cut off.
     pub covered: usize,
+    /// Of these, those that a NetworkPolicy cuts off, and no agent.
+    #[serde(default)]
+    pub by_policy: usize,
     /// Those that are not first; a bounded part of all.
     pub pods: Vec<PodStanding>,
     /// How many are not in `pods`.
@@ -56,6 +62,9 @@ pub struct PodStanding {
     /// What is missing, or to be known beside it.
     #[serde(default)]
     pub why: String,
+    /// Of a pod that is cut off without an agent: the Deployment that replaces it. Release deletes the pod.
+    #[serde(default)]
+    pub replaced_by: Option<String>,
 }
 
 /// Whether the kernel of a pod's node was found to hold what should be in force for the pod.

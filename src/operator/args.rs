@@ -95,6 +95,11 @@ pub struct OperatorArgs {
     #[arg(long, env = "SEAWALL_NODE_SERVICE_ACCOUNT", value_parser = object_key)]
     pub node_service_account: Option<ObjectKey>,
 
+    /// Isolate pods of Deployments also where no agent runs: by taking their labels away and a
+    /// NetworkPolicy. Needs the right to read, patch and delete pods.
+    #[arg(long, env = "SEAWALL_WORKLOADS_WITHOUT_AGENT")]
+    pub workloads_without_agent: bool,
+
     /// The address of the operator's pod, at which agents on nodes reach it.
     #[arg(long, env = "SEAWALL_POD_IP")]
     pub pod_ip: Option<IpAddr>,

@@ -20,7 +20,7 @@ use crate::domain::names::DeviceId;
 use crate::domain::world::HeldIsolation;
 use crate::fleet::witness::FleetEvent;
 use crate::metrics::Metrics;
-use crate::reconcile::happening::{Happening, Isolated, Named, What};
+use crate::reconcile::happening::{Happening, Isolated, Named, PodChange, What};
 
 /// Isolations that an entry of a hold names; an entry ends at 60,000 bytes.
 const NAMED: usize = 200;
@@ -95,6 +95,8 @@ impl Auditing {
                 let tenant = isolation.key.namespace.clone();
                 (tenant, Actor::operator(), Body::Enforcement(body))
             }
+            What::PodStripped(change) => of_pod("pod_stripped", change),
+            What::PodDeleted(change) => of_pod("pod_deleted", change),
             What::HoldOpened { hold, isolations } => {
                 let body = held("opened", hold.id, &isolations);
                 (system, Actor::operator(), body)
@@ -196,6 +198,33 @@ fn enforcement(action: &str, device: Option<&DeviceId>, isolation: &Named) -> En
         milliseconds: None,
         detail: None,
     }
+}
+
+/// The pod, and the Isolations that it is about.
+fn of_pod(action: &str, change: PodChange) -> (String, Actor, Body) {
+    let namespace = change.pod.namespace;
+    let reference = |kind: &str, name: String, uid: String| ObjectRef {
+        kind: kind.to_owned(),
+        namespace: namespace.clone(),
+        name,
+        uid: Some(uid),
+        generation: None,
+    };
+    let isolations = change.isolations.into_iter().take(NAMED);
+    let isolations = isolations.map(|(uid, name)| reference("Isolation", name, uid));
+    let pod = reference("Pod", change.pod.name, change.uid);
+    let body = Enforcement {
+        action: action.to_owned(),
+        device: String::new(),
+        objects: std::iter::once(pod).chain(isolations).collect(),
+        milliseconds: None,
+        detail: Some(json!({ "replacedBy": format!("Deployment/{}", change.deployment) })),
+    };
+    (
+        namespace.clone(),
+        Actor::operator(),
+        Body::Enforcement(body),
+    )
 }
 
 fn with(body: Enforcement, milliseconds: Option<u64>, detail: Option<Value>) -> Body {

@@ -24,6 +24,8 @@ use crate::domain::explain::{Explanation, Known, Question, Unanswerable, explain
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::Acceptance;
 use crate::domain::world::World;
+use crate::enforce::owned::Placed;
+use crate::enforce::stripped::Obstacles;
 use crate::enforce::suspended::Kept;
 use crate::fleet::Fleet;
 use crate::local::pods::WorkloadView;
@@ -102,12 +104,19 @@ impl Devices for LocalDevices {
     }
 }
 
+/// What the API server itself holds of what is in force: for pods without an agent, and of suspended users.
+#[derive(Clone)]
+pub struct InApiServer {
+    pub policies: watch::Receiver<Placed>,
+    pub stripped: watch::Receiver<Obstacles>,
+    pub suspended_users: watch::Receiver<Kept>,
+}
+
 #[derive(Clone)]
 pub struct LocalStandings {
     pub views: Views,
     pub fleet: Fleet,
-    /// What the API server holds of the suspended users.
-    pub suspended_users: watch::Receiver<Kept>,
+    pub in_api_server: InApiServer,
     /// Asks the loop for the World as it is.
     pub worlds: mpsc::Sender<oneshot::Sender<World>>,
 }
@@ -119,9 +128,18 @@ impl LocalStandings {
     }
 
     fn applied(&self) -> Applied {
-        let users = self.suspended_users.borrow().clone();
+        let InApiServer {
+            policies,
+            stripped,
+            suspended_users,
+        } = &self.in_api_server;
+        let policies = policies.borrow().clone();
+        let users = suspended_users.borrow().clone();
         Applied {
             devices: self.fleet.applied(),
+            network_policies: policies.in_place,
+            network_policy_obstacles: policies.obstacles,
+            stripped_obstacles: stripped.borrow().clone(),
             suspended_users: users.users,
             suspended_users_obstacle: users.obstacle,
             ..Applied::default()
@@ -172,11 +190,17 @@ impl LocalStandings {
         let deadline = Instant::now() + Duration::from_millis(query.timeout_ms);
         let mut views = self.views.clone();
         let mut changes = self.fleet.changes();
-        let mut users = self.suspended_users.clone();
+        let InApiServer {
+            mut policies,
+            mut stripped,
+            suspended_users: mut users,
+        } = self.in_api_server.clone();
         let mut had_it = BTreeSet::new();
         let mut last = None;
         loop {
             changes.mark_unchanged();
+            policies.mark_unchanged();
+            stripped.mark_unchanged();
             users.mark_unchanged();
             let view = views.borrow_and_update().clone();
             if let Some(view) = view {
@@ -197,6 +221,8 @@ impl LocalStandings {
                 tokio::select! {
                     changed = views.changed() => changed.is_ok(),
                     changed = changes.changed() => changed.is_ok(),
+                    changed = policies.changed() => changed.is_ok(),
+                    changed = stripped.changed() => changed.is_ok(),
                     changed = users.changed() => changed.is_ok(),
                 }
             };

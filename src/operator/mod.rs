@@ -15,6 +15,7 @@ pub mod logging;
 pub mod mcp_token;
 pub mod moments;
 pub mod node_tokens;
+pub mod pod_rights;
 pub mod pods;
 mod preview;
 pub mod protected;

@@ -7,17 +7,19 @@ use crate::domain::cluster::Pod;
 use crate::domain::compile::{Compiled, NodeAgents};
 use crate::domain::enforcement::{Source, SourceKind};
 use crate::domain::names::ObjectKey;
-use crate::domain::verdict::{Acceptance, IsolationVerdict, Verdicts, Workloads};
+use crate::domain::verdict::{Acceptance, IsolationVerdict, Strip, Verdicts, Workloads};
 use crate::domain::world::World;
 use crate::local::pods::{PodStanding, PodsStanding, WorkloadView};
 use crate::local::types::Held;
-use crate::status::wards::WardPoints;
+use crate::status::wards::{self, Stripped, WardPoints};
 
 /// Pods that an answer names.
 const MOST: usize = 50;
 
 pub const NO_ADDRESS: &str =
     "it has no address yet, and nothing to send or receive with; it is isolated when it has one";
+const UNSEEN: &str = "by a NetworkPolicy, for no agent runs on its node: its labels are taken away, the Deployment replaces it, and release deletes it; whether the network plugin enforces NetworkPolicies nobody sees, and it may let open connections and ICMP pass";
+const TO_BE_STRIPPED: &str = "its labels are not taken away yet";
 const OFFLINE: &str = "the agent of its node is not connected; it gets it when it is";
 const UNWATCHED: &str =
     "the agent of its node is not connected now, so nobody sees whether it still has it";
@@ -51,6 +53,8 @@ pub fn standing(
         stands(pod, true, why)
     });
     pods.extend(programmed);
+    let stripped = workloads.stripped.iter();
+    pods.extend(stripped.map(|(pod, strip)| cut_by_policy(pod, strip, applied)));
     pods.extend(points.waiting.iter().map(|pod| stands(pod, false, WAITING)));
     pods.extend(points.offline.iter().map(|pod| stands(pod, false, OFFLINE)));
     Some(bounded(pods, verdict))
@@ -68,6 +72,8 @@ pub fn would_stand(verdict: &IsolationVerdict, applied: &Applied) -> Option<Pods
         }
     });
     pods.extend(wards);
+    let stripped = workloads.stripped.iter();
+    pods.extend(stripped.map(|(pod, strip)| would_be_cut(pod, strip)));
     Some(bounded(pods, verdict))
 }
 
@@ -89,17 +95,52 @@ fn stands(pod: &ObjectKey, covered: bool, why: &str) -> PodStanding {
         pod: pod.name.clone(),
         covered,
         why: why.to_owned(),
+        replaced_by: None,
+    }
+}
+
+/// Without an agent.
+fn cut_by_policy(pod: &ObjectKey, strip: &Strip, applied: &Applied) -> PodStanding {
+    let (covered, why) = match wards::stands(pod, strip, applied) {
+        Stripped::Stored => (true, UNSEEN.to_owned()),
+        Stripped::Waiting(why) => (false, why.unwrap_or(TO_BE_STRIPPED).to_owned()),
+        Stripped::Not(_, why) => (false, why),
+    };
+    PodStanding {
+        replaced_by: Some(strip.deployment.clone()),
+        ..stands(pod, covered, &with_note(why, strip))
+    }
+}
+
+fn would_be_cut(pod: &ObjectKey, strip: &Strip) -> PodStanding {
+    let why = match &strip.let_through {
+        Some(why) => why.clone(),
+        None => strip.waits.clone().unwrap_or_else(|| UNSEEN.to_owned()),
+    };
+    PodStanding {
+        replaced_by: Some(strip.deployment.clone()),
+        ..stands(pod, strip.let_through.is_none(), &with_note(why, strip))
+    }
+}
+
+fn with_note(why: String, strip: &Strip) -> String {
+    match &strip.not_carried {
+        Some(note) => format!("{why}; {note}"),
+        None => why,
     }
 }
 
 fn bounded(mut pods: Vec<PodStanding>, verdict: &IsolationVerdict) -> PodsStanding {
     pods.sort_by(|a, b| (a.covered, &a.pod).cmp(&(b.covered, &b.pod)));
     let (chosen, covered) = (pods.len(), pods.iter().filter(|pod| pod.covered).count());
+    let by_policy = pods.iter().filter(|pod| pod.covered);
+    let by_policy = by_policy.filter(|pod| pod.replaced_by.is_some()).count();
     pods.truncate(MOST);
     let at_risk = verdict.evidence_at_risk.iter().take(MOST);
     PodsStanding {
         chosen,
         covered,
+        by_policy,
         left_out: chosen - pods.len(),
         pods,
         evidence_at_risk: at_risk.map(|pod| pod.name.clone()).collect(),
@@ -134,6 +175,7 @@ fn view(key: &ObjectKey, pod: &Pod, standing: &Workloads, applied: &Applied) -> 
     let obstacle = match ward {
         Some(ward) if applied.devices.get(&ward.device).is_some_and(connected) => "",
         Some(_) => "the agent of its node is not connected: what it last knew stays in force",
+        None if pod.stripped.is_some() => UNSEEN,
         None => standing
             .without_agent
             .get(key)
@@ -142,7 +184,7 @@ fn view(key: &ObjectKey, pod: &Pod, standing: &Workloads, applied: &Applied) -> 
     let controller = pod.controller.as_ref();
     WorkloadView {
         name: key.name.clone(),
-        labels: pod.labels.clone(),
+        labels: pod.given_labels().clone(),
         node: pod.node.clone(),
         addresses: pod.addresses.iter().map(ToString::to_string).collect(),
         controller: controller.map(|it| format!("{}/{}", it.kind, it.name)),
@@ -151,6 +193,7 @@ fn view(key: &ObjectKey, pod: &Pod, standing: &Workloads, applied: &Applied) -> 
         isolated_by: Vec::new(),
         held: Vec::new(),
         policies: Vec::new(),
+        replaced_by: (pod.stripped.as_ref()).map(|it| it.mark.deployment.clone()),
     }
 }
 
@@ -187,6 +230,7 @@ fn name_resources(
 fn chosen(workloads: &Workloads) -> impl Iterator<Item = &ObjectKey> {
     let without = workloads.without_agent.keys();
     let without = without.chain(&workloads.without_address);
+    let without = without.chain(workloads.stripped.keys());
     workloads.wards.keys().chain(without)
 }
 

@@ -1,11 +1,12 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::stamps;
 use crate::domain::applied::{Datapath, WardApplied};
 use crate::domain::compile::compile;
 use crate::domain::enforcement::DeviceState;
 use crate::domain::names::DeviceId;
-use crate::domain::world::{Device, Resource, Settings};
+use crate::domain::world::{Device, Resource, Settings, Stripping};
 
 /// Node `node-1` has an agent, `node-2` has none; `shop/web-1` runs there. Isolations `web` of all web pods and
 /// `web-0` are in force.
@@ -112,13 +113,98 @@ fn said(standing: &PodsStanding) -> Vec<(&str, bool, &str)> {
 }
 
 const NO_AGENT: &str = "no agent runs on node node-2 of pod web-1";
+const NOBODYS: &str = "no agent runs on node node-2 of pod web-1, and without one, a pod is cut off only if it is a Deployment's, for its replacement runs when it is deleted: nothing made web-1 that would replace it";
+
+/// `shop/web-1` is of the Deployment `web`.
+fn of_a_deployment() -> Cluster {
+    let mut cluster = cluster();
+    let set = json!({"uid": "rs", "deployment": "web"});
+    let key = ObjectKey::new("shop", "web-5d9");
+    let set = serde_json::from_value(set).expect("a ReplicaSet");
+    cluster.world.replica_sets.insert(key, set);
+    cluster.world.stripping = Stripping::From(jiff::Timestamp::UNIX_EPOCH);
+    let web = ObjectKey::new("shop", "web-1");
+    let pod = cluster.world.pods.get_mut(&web).expect("it runs");
+    pod.uid = "u".into();
+    let owner = json!({"kind": "ReplicaSet", "name": "web-5d9", "uid": "rs"});
+    pod.controller = serde_json::from_value(owner).expect("a controller");
+    cluster.compiled = compile(&cluster.world, jiff::Timestamp::UNIX_EPOCH);
+    cluster
+}
+
+#[test]
+fn a_pod_without_an_agent_is_covered_when_its_labels_are_gone_and_its_policy_is_stored() {
+    let mut cluster = of_a_deployment();
+    let mut applied = cluster.applied(true, true);
+    let web = |cluster: &Cluster, applied: &Applied| {
+        let standing = cluster.standing(applied);
+        let mut pods = standing.pods.iter();
+        let pod = pods.find(|pod| pod.pod == "web-1").expect("it is chosen");
+        (
+            pod.covered,
+            pod.replaced_by.clone(),
+            pod.why.clone(),
+            standing.by_policy,
+        )
+    };
+    let by = Some("web".to_owned());
+    let waits = (false, by.clone(), TO_BE_STRIPPED.to_owned(), 0);
+    assert_eq!(web(&cluster, &applied), waits);
+    let key = ObjectKey::new("shop", "web-1");
+    let pod = cluster.world.pods.get_mut(&key).expect("it runs");
+    let mark =
+        json!({"mark": {"pod": "u", "deployment": "web", "labels": pod.labels, "isolations": {}}});
+    pod.stripped = serde_json::from_value(mark).expect("a mark");
+    pod.labels = [(stamps::ISOLATED.to_owned(), "u".to_owned())].into();
+    pod.controller = None;
+    cluster.compiled = compile(&cluster.world, jiff::Timestamp::UNIX_EPOCH);
+    assert_eq!(web(&cluster, &applied), waits, "the policy is not stored");
+    let policy = ObjectKey::new("shop", "seawall.isolated.u");
+    applied.network_policies.insert(policy);
+    let stored = (true, by.clone(), UNSEEN.to_owned(), 1);
+    assert_eq!(web(&cluster, &applied), stored);
+    let pods = of_tenant(
+        &cluster.compiled,
+        &BTreeMap::new(),
+        &cluster.world,
+        &applied,
+        "shop",
+    );
+    let pod = pods
+        .iter()
+        .find(|pod| pod.name == "web-1")
+        .expect("it is listed");
+    assert_eq!((&pod.replaced_by, pod.labels["app"].as_str()), (&by, "web"));
+    assert_eq!(pod.isolated_by, ["web"]);
+}
+
+#[test]
+fn what_would_become_of_a_pod_without_an_agent_is_told_before() {
+    let cluster = of_a_deployment();
+    let key = ObjectKey::new("shop", "web");
+    let verdict = &cluster.compiled.verdicts.isolations[&key];
+    let would = would_stand(verdict, &cluster.applied(true, true)).expect("one of pods");
+    let pod = would
+        .pods
+        .iter()
+        .find(|pod| pod.pod == "web-1")
+        .expect("it is chosen");
+    assert!(
+        pod.covered && pod.why.contains("release deletes it"),
+        "{pod:?}"
+    );
+    assert_eq!(
+        (pod.replaced_by.as_deref(), would.by_policy),
+        (Some("web"), 1)
+    );
+}
 
 #[test]
 fn each_pod_of_an_isolation_is_covered_or_says_what_is_missing() {
     let cluster = cluster();
     let standing = cluster.standing(&cluster.applied(true, true));
     let expected = [
-        ("web-1", false, NO_AGENT),
+        ("web-1", false, NOBODYS),
         ("web-2", false, NO_ADDRESS),
         ("web-0", true, ""),
     ];

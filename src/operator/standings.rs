@@ -5,16 +5,17 @@ use std::collections::BTreeSet;
 
 use super::users;
 use crate::domain::applied::{Applied, DeviceApplied};
-use crate::domain::enforcement::Source;
+use crate::domain::enforcement::{Found, Source, StrippedPod};
 use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::{
     Acceptance, IsolationVerdict, PolicyVerdict, SuspendedUser, Workloads,
 };
-use crate::domain::words::confirm_release;
+use crate::domain::words::{a_few, confirm_release};
 use crate::local::Kind;
 use crate::local::types::{SettledQuery, Standing};
 use crate::reconcile::view::View;
 use crate::status::user::UserFacts;
+use crate::status::wards::{Stripped, stands};
 
 /// What is known at one moment.
 pub struct Moment<'a> {
@@ -203,7 +204,15 @@ impl Moment<'_> {
         }
         let wanted = (uid_of_name == Some(&query.uid) && !off)
             || self.view.pending_release.contains(&query.uid);
-        standing.programmed = !wanted && having.iter().all(|device| !self.connected(device));
+        let leaving = self.leaving(&query.uid);
+        if !leaving.is_empty() {
+            standing.message = format!(
+                "pods that a Deployment replaced stay cut off until they are deleted: {}",
+                a_few(leaving)
+            );
+        }
+        let nobody = having.iter().all(|device| !self.connected(device));
+        standing.programmed = !wanted && nobody && self.leaving(&query.uid).is_empty();
         if query.of_user && standing.programmed && self.refuses_too_much() {
             standing.programmed = false;
             let obstacle = self.applied.suspended_users_obstacle.as_ref();
@@ -220,6 +229,13 @@ impl Moment<'_> {
     fn refuses_too_much(&self) -> bool {
         let wanted = &self.view.compiled.enforcement.suspended_users;
         !self.applied.suspended_users.is_within(wanted)
+    }
+
+    /// Pods without an agent that are still to be deleted, for nothing else isolates them.
+    fn leaving(&self, uid: &str) -> Vec<&ObjectKey> {
+        let stripped = self.view.compiled.enforcement.stripped.iter();
+        let leaving = stripped.filter(|(_, pod)| is_leaving(pod, uid));
+        leaving.map(|(key, _)| key).collect()
     }
 
     fn points(&self, uid: &str, generation: i64, points: &BTreeSet<DeviceId>) -> Standing {
@@ -261,9 +277,18 @@ impl Moment<'_> {
     /// The pods among the points.
     fn pods(&self, uid: &str, generation: i64, workloads: &Workloads) -> Pods {
         let mut pods = Pods {
-            matched: workloads.wards.len() + workloads.without_agent.len(),
+            matched: workloads.wards.len()
+                + workloads.without_agent.len()
+                + workloads.stripped.len(),
             ..Pods::default()
         };
+        for (pod, strip) in &workloads.stripped {
+            match stands(pod, strip, self.applied) {
+                Stripped::Stored => pods.programmed += 1,
+                Stripped::Waiting(why) => pods.waited_for |= why.is_none(),
+                Stripped::Not(..) => {}
+            }
+        }
         for (pod, ward) in &workloads.wards {
             let device = self.applied.devices.get(&ward.device);
             let connected = device.is_some_and(|device| device.connected);
@@ -289,6 +314,20 @@ impl Moment<'_> {
                 .iter()
                 .any(|source| source.uid == uid && source.generation == generation)
         })
+    }
+}
+
+fn is_leaving(pod: &StrippedPod, uid: &str) -> bool {
+    match &pod.found {
+        Found::Stripped {
+            noted,
+            terminating: false,
+            ..
+        } => {
+            noted.contains_key(uid)
+                && (pod.isolations.is_empty() || pod.isolations.contains_key(uid))
+        }
+        _ => false,
     }
 }
 

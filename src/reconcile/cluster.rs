@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::future::pending;
 
 use anyhow::{Context, Result};
 use tokio::sync::mpsc;
 
-use crate::domain::cluster::{Namespace, Node, OthersPolicy, Pod};
+use crate::domain::cluster::{Namespace, Node, OthersPolicy, Pod, ReplicaSet};
 use crate::domain::names::ObjectKey;
 use crate::domain::world::World;
 use crate::watch::{Change, Kind};
@@ -21,6 +22,8 @@ pub struct ClusterWatches {
     pub namespaces: Changes<Namespace>,
     pub nodes: Changes<Node>,
     pub others_policies: Changes<OthersPolicy>,
+    /// None where nothing depends on them.
+    pub replica_sets: Option<Changes<ReplicaSet>>,
 }
 
 pub enum ClusterChange {
@@ -28,16 +31,24 @@ pub enum ClusterChange {
     Namespace(Change<Option<Namespace>>),
     Node(Change<Option<Node>>),
     OthersPolicy(Change<Option<OthersPolicy>>),
+    ReplicaSet(Change<Option<ReplicaSet>>),
 }
 
 impl ClusterWatches {
     /// Fails when a watch ended.
     pub async fn next(&mut self) -> Result<ClusterChange> {
+        let replica_sets = async {
+            match &mut self.replica_sets {
+                Some(replica_sets) => replica_sets.recv().await,
+                None => pending().await,
+            }
+        };
         let change = tokio::select! {
             change = self.pods.recv() => change.map(ClusterChange::Pod),
             change = self.namespaces.recv() => change.map(ClusterChange::Namespace),
             change = self.nodes.recv() => change.map(ClusterChange::Node),
             change = self.others_policies.recv() => change.map(ClusterChange::OthersPolicy),
+            change = replica_sets => change.map(ClusterChange::ReplicaSet),
         };
         change.context("a watch ended")
     }
@@ -53,6 +64,10 @@ impl ClusterWatches {
                 policies.try_recv().map(ClusterChange::OthersPolicy)
             })
             .ok()
+            .or_else(|| {
+                let sets = self.replica_sets.as_mut()?.try_recv().ok()?;
+                Some(ClusterChange::ReplicaSet(sets))
+            })
     }
 }
 
@@ -63,9 +78,18 @@ pub struct Cluster {
     namespaces: Listed,
     nodes: Listed,
     others_policies: Listed,
+    /// None where they are not watched. That they can't be had stops nothing but what depends on them.
+    replica_sets: Option<Listed>,
 }
 
 impl Cluster {
+    pub fn of(watches: &ClusterWatches) -> Self {
+        Self {
+            replica_sets: watches.replica_sets.as_ref().map(|_| Listed::default()),
+            ..Self::default()
+        }
+    }
+
     /// Brings the World up to date; whether anything in it, or whether it is known, is different now.
     pub fn take(&mut self, world: &mut World, change: ClusterChange) -> bool {
         let name = |key: ObjectKey| key.name;
@@ -79,6 +103,12 @@ impl Cluster {
                 self.others_policies
                     .take(&mut world.others_policies, |key| key, change)
             }
+            ClusterChange::ReplicaSet(change) => {
+                let listed = self.replica_sets.get_or_insert_default();
+                let first = matches!(change, Change::Lost { .. })
+                    && !std::mem::replace(&mut listed.read, true);
+                listed.take(&mut world.replica_sets, |key| key, change) | first
+            }
         }
     }
 
@@ -90,11 +120,13 @@ impl Cluster {
             &self.nodes,
             &self.others_policies,
         ];
+        let all = all.into_iter().chain(&self.replica_sets);
         all.into_iter().all(|listed| listed.read)
     }
 
     /// How many of each kind can't be read, and how many are in the World.
-    pub fn counts(&self, world: &World) -> [(Kind, usize, usize); 4] {
+    pub fn counts(&self, world: &World) -> [(Kind, usize, usize); 5] {
+        let sets = self.replica_sets.as_ref();
         [
             (Kind::Pod, self.pods.malformed.len(), world.pods.len()),
             (
@@ -107,6 +139,11 @@ impl Cluster {
                 Kind::OthersNetworkPolicy,
                 self.others_policies.malformed.len(),
                 world.others_policies.len(),
+            ),
+            (
+                Kind::ReplicaSet,
+                sets.map_or(0, |sets| sets.malformed.len()),
+                world.replica_sets.len(),
             ),
         ]
     }
@@ -134,6 +171,12 @@ trait Fact: PartialEq {
 impl Fact for Namespace {}
 impl Fact for Node {}
 impl Fact for OthersPolicy {}
+
+impl Fact for ReplicaSet {
+    fn is_not(&self, uid: &str) -> bool {
+        self.uid != uid
+    }
+}
 
 impl Fact for Pod {
     fn is_not(&self, uid: &str) -> bool {

@@ -1,5 +1,7 @@
 //! What the loop and the status writer see happen and the audit log has to know.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::holds::Hold;
@@ -39,6 +41,10 @@ pub enum What {
         isolation: Named,
         device: Option<DeviceId>,
     },
+    /// The labels of a pod without an agent were taken away.
+    PodStripped(PodChange),
+    /// A pod whose labels were taken away was deleted, its isolation being over.
+    PodDeleted(PodChange),
     HoldOpened {
         hold: Hold,
         isolations: Vec<HeldIsolation>,
@@ -61,6 +67,16 @@ pub struct Isolated {
     /// From the watch event to the read-back.
     pub milliseconds: u64,
     pub connections_cut: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodChange {
+    pub pod: ObjectKey,
+    pub uid: String,
+    /// What replaced it.
+    pub deployment: String,
+    /// Names of the Isolations that it is under, or was, by UID.
+    pub isolations: BTreeMap<String, String>,
 }
 
 /// An Isolation, and the agent that wrote it, if one did.

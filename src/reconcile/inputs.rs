@@ -16,10 +16,11 @@ use crate::api::{
     policy::PolicyStatus,
 };
 use crate::domain::enforcement::SuspendedUsers;
-use crate::domain::world::{Protected, World};
+use crate::domain::world::{Protected, Stripping, World};
 use crate::enforce::access::{RoleBindings, ServiceAccounts};
 use crate::enforce::netpol::NetworkPolicies;
 use crate::enforce::owned::Wanted;
+use crate::enforce::stripped::WantedPods;
 use crate::fleet::Fleet;
 use crate::health::Health;
 use crate::leadership::Mandate;
@@ -42,6 +43,8 @@ pub struct Inputs {
     pub questions: mpsc::Receiver<oneshot::Sender<World>>,
     /// What no agent's resource may cut; `None` until it was asked for once.
     pub protected: watch::Receiver<Option<Vec<Protected>>>,
+    /// Whether pods may be cut off where no agent runs; `None` until that was asked once.
+    pub stripping: watch::Receiver<Option<Stripping>>,
     pub store: Arc<dyn InForceStore>,
     pub kind_check: KindCheck,
 }
@@ -54,10 +57,23 @@ pub struct Outputs {
     pub role_bindings: watch::Sender<Wanted<RoleBindings>>,
     /// Kubernetes users whose writes are to be refused; `None` until the world is known.
     pub suspended_users: watch::Sender<Option<SuspendedUsers>>,
+    /// Pods whose labels are taken away, and those to be released; `None` while this replica doesn't lead.
+    pub stripped: watch::Sender<WantedPods>,
     /// What is in force, to be written down.
     pub in_force: watch::Sender<Option<Arc<BTreeMap<String, InForce>>>>,
     /// What is held, for people to see.
     pub holds: watch::Sender<Option<HoldList>>,
     pub health: watch::Sender<Health>,
     pub happenings: mpsc::Sender<Happening>,
+}
+
+/// Hands over what is wanted, unless it is what was wanted before.
+pub fn send_if_new<T: PartialEq>(channel: &watch::Sender<Option<Arc<T>>>, wanted: T) {
+    channel.send_if_modified(|known| {
+        if known.as_deref() == Some(&wanted) {
+            return false;
+        }
+        *known = Some(Arc::new(wanted));
+        true
+    });
 }

@@ -115,6 +115,7 @@ impl Reconciler {
         }
         self.inputs.fleet.pause();
         self.outputs.in_force.send_replace(None);
+        self.outputs.stripped.send_replace(None);
         self.leading.restored = false;
         self.leading.check = None;
         // The next leader may release what this one saw vanish: it is read again from the store.

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cluster::{Cluster, ClusterChange};
 use super::custody::Custody;
-use super::inputs::{Inputs, Outputs};
+use super::inputs::{Inputs, Outputs, send_if_new};
 use super::leading::Leading;
 use super::tracked::Tracked;
 use crate::access::{Directory, Tool};
@@ -55,6 +55,7 @@ enum Wake {
     Fleet,
     Mandate,
     Protected,
+    Stripping,
     Confirmed(String),
     Asked(oneshot::Sender<World>),
     /// Whether the kind Isolation is being removed, and why we think so.
@@ -73,6 +74,7 @@ impl Reconciler {
     ) -> Self {
         let mut world = World::new(settings);
         world.devices = inputs.fleet.devices();
+        let cluster = Cluster::of(&inputs.cluster);
         Self {
             inputs,
             outputs,
@@ -82,7 +84,7 @@ impl Reconciler {
             policies: Tracked::default(),
             isolations: Tracked::default(),
             scopes: Tracked::default(),
-            cluster: Cluster::default(),
+            cluster,
             custody: Custody::default(),
             leading: Leading::default(),
             protected_known: false,
@@ -136,6 +138,10 @@ impl Reconciler {
             _ = fleet_changes.changed() => Wake::Fleet,
             changed = inputs.protected.changed() => match changed {
                 Ok(()) => Wake::Protected,
+                Err(_) => Wake::Stop,
+            },
+            changed = inputs.stripping.changed() => match changed {
+                Ok(()) => Wake::Stripping,
                 Err(_) => Wake::Stop,
             },
             Some(confirmed) = inputs.confirmations.recv() => Wake::Confirmed(confirmed),
@@ -202,6 +208,7 @@ impl Reconciler {
             }
             Wake::Fleet => self.take_devices(),
             Wake::Protected => self.take_protected(),
+            Wake::Stripping => self.take_stripping(),
             Wake::Confirmed(id) => self.confirm(&id),
             Wake::Asked(answer) => {
                 // Who asked may have given up; that is no matter.
@@ -262,6 +269,15 @@ impl Reconciler {
         }
     }
 
+    fn take_stripping(&mut self) {
+        let stripping = self.inputs.stripping.borrow_and_update().clone();
+        let Some(stripping) = stripping else { return };
+        if stripping != self.world.stripping {
+            self.world.stripping = stripping;
+            self.dirty = true;
+        }
+    }
+
     /// Whether every list has been read once. A list that is lost later stays as it was last known.
     pub(super) fn known(&self) -> bool {
         self.policies.was_read()
@@ -269,6 +285,7 @@ impl Reconciler {
             && self.scopes.was_read()
             && self.cluster.was_read()
             && self.protected_known
+            && self.inputs.stripping.borrow().is_some()
     }
 
     async fn turn(&mut self) -> Result<()> {
@@ -310,6 +327,9 @@ impl Reconciler {
                 }
                 differs
             });
+            // What is held stays so, and nothing is deleted before it is known what is.
+            let stripped = &compiled.enforcement.stripped;
+            send_if_new(&self.outputs.stripped, stripped.clone());
         }
         self.metrics.compiles.inc();
         self.metrics
@@ -371,15 +391,4 @@ impl Reconciler {
             pending_release: Arc::new(self.custody.pending(&self.world)),
         })));
     }
-}
-
-/// Hands over what is wanted, unless it is what was wanted before.
-fn send_if_new<T: PartialEq>(channel: &tokio::sync::watch::Sender<Option<Arc<T>>>, wanted: T) {
-    channel.send_if_modified(|known| {
-        if known.as_deref() == Some(&wanted) {
-            return false;
-        }
-        *known = Some(Arc::new(wanted));
-        true
-    });
 }

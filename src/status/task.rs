@@ -19,6 +19,7 @@ use crate::domain::applied::Applied;
 use crate::domain::names::ObjectKey;
 use crate::enforce::access::{account_key, binding_key};
 use crate::enforce::owned::Placed;
+use crate::enforce::stripped::Obstacles;
 use crate::enforce::suspended::Kept;
 use crate::fleet::Fleet;
 use crate::leadership::Mandate;
@@ -44,6 +45,7 @@ pub struct StatusTask {
     pub service_accounts: watch::Receiver<Placed>,
     pub role_bindings: watch::Receiver<Placed>,
     pub suspended_users: watch::Receiver<Kept>,
+    pub stripped: watch::Receiver<Obstacles>,
     /// The day on which each scope was last used.
     pub used: watch::Receiver<BTreeMap<ObjectKey, String>>,
     pub happenings: mpsc::Sender<Happening>,
@@ -69,6 +71,7 @@ impl StatusTask {
                 changed = self.service_accounts.changed() => if changed.is_err() { return Ok(()) },
                 changed = self.role_bindings.changed() => if changed.is_err() { return Ok(()) },
                 changed = self.suspended_users.changed() => if changed.is_err() { return Ok(()) },
+                changed = self.stripped.changed() => if changed.is_err() { return Ok(()) },
                 changed = self.used.changed() => if changed.is_err() { return Ok(()) },
                 () = sleep_until(at), if again.is_some() => {}
             }
@@ -127,6 +130,7 @@ impl StatusTask {
             network_policy_obstacles: policies.obstacles,
             suspended_users: users.users,
             suspended_users_obstacle: users.obstacle,
+            stripped_obstacles: self.stripped.borrow_and_update().clone(),
             ..Applied::default()
         };
         for (scope, grant) in &view.compiled.enforcement.access {

@@ -1,9 +1,11 @@
 //! How the pods of a resource stand: what the agents of their nodes have read back.
 
+use std::collections::BTreeSet;
+
 use crate::domain::applied::{Applied, Datapath, DeviceApplied};
 use crate::domain::enforcement::Source;
 use crate::domain::names::ObjectKey;
-use crate::domain::verdict::Workloads;
+use crate::domain::verdict::{Strip, Workloads};
 use crate::domain::words::{a_few, a_few_words};
 
 /// Each list in the order of names.
@@ -23,6 +25,14 @@ pub struct WardPoints<'a> {
     pub bypassed: Vec<&'a ObjectKey>,
     /// Programmed, and no packet shows yet that the rules are met.
     pub unseen: Vec<&'a ObjectKey>,
+    /// Cut off without an agent, as far as the API server can tell: no labels, and the NetworkPolicy is stored.
+    pub stripped: Vec<&'a ObjectKey>,
+    /// About to be so.
+    pub stripping: Vec<&'a ObjectKey>,
+    /// Why they are not, in words.
+    pub obstacles: Vec<(&'static str, String)>,
+    /// What is to be known beside it, in words.
+    pub strip_notes: BTreeSet<&'a str>,
     /// Nothing can enforce for them.
     pub without_agent: usize,
     /// The longest that one of them ran before it was covered, in seconds, where that was seen.
@@ -35,10 +45,15 @@ impl<'a> WardPoints<'a> {
     pub fn of(workloads: &'a Workloads, applied: &Applied, source: &Source) -> Self {
         let unknown = DeviceApplied::default();
         let mut points = Self {
-            matched: workloads.wards.len() + workloads.without_agent.len(),
+            matched: workloads.wards.len()
+                + workloads.without_agent.len()
+                + workloads.stripped.len(),
             without_agent: workloads.without_agent.len(),
             ..Self::default()
         };
+        for (pod, strip) in &workloads.stripped {
+            points.strip(pod, strip, applied);
+        }
         for (pod, ward) in &workloads.wards {
             let device = applied.devices.get(&ward.device).unwrap_or(&unknown);
             if device.covers(pod, ward, &source.uid, source.generation) {
@@ -61,6 +76,21 @@ impl<'a> WardPoints<'a> {
         points
     }
 
+    fn strip(&mut self, pod: &'a ObjectKey, strip: &'a Strip, applied: &Applied) {
+        self.strip_notes.extend(strip.not_carried.as_deref());
+        match stands(pod, strip, applied) {
+            Stripped::Stored => self.stripped.push(pod),
+            Stripped::Waiting(why) => {
+                self.stripping.push(pod);
+                self.strip_notes.extend(why);
+            }
+            Stripped::Not(reason, why) => {
+                self.stripping.push(pod);
+                self.obstacles.push((reason, why));
+            }
+        }
+    }
+
     fn programmed(&mut self, pod: &'a ObjectKey, device: &DeviceApplied) {
         self.programmed.push(pod);
         if !device.connected {
@@ -75,7 +105,7 @@ impl<'a> WardPoints<'a> {
 
     /// Every pod that an agent enforces for has it.
     pub fn is_complete(&self) -> bool {
-        self.waiting.is_empty() && self.offline.is_empty()
+        self.waiting.is_empty() && self.offline.is_empty() && self.stripping.is_empty()
     }
 
     pub fn refused_words(&self) -> Option<String> {
@@ -102,10 +132,47 @@ impl<'a> WardPoints<'a> {
 
     /// How far it is.
     pub fn words(&self) -> String {
-        format!(
-            "{} of {} pods are covered, read back by the agents of their nodes",
-            self.programmed.len(),
+        let (programmed, stripped) = (self.programmed.len(), self.stripped.len());
+        let by_agents = format!(
+            "{programmed} of {} pods are covered, read back by the agents of their nodes",
             self.matched
-        )
+        );
+        let by_policy = |of: &str| {
+            format!(
+                "{stripped}{of} have no agent, and no labels but Seawall's and a NetworkPolicy of their own instead: {}; Deployments have replaced them, and release deletes them",
+                a_few(&self.stripped)
+            )
+        };
+        match (programmed, stripped) {
+            (_, 0) => by_agents,
+            (0, _) => by_policy(&format!(" of {} pods", self.matched)),
+            _ => format!("{by_agents}; {}", by_policy("")),
+        }
+    }
+}
+
+/// How far a pod without an agent is cut off.
+pub enum Stripped<'a> {
+    /// Read back from the API server.
+    Stored,
+    /// With what is waited for, if not for the API server alone.
+    Waiting(Option<&'a str>),
+    /// A reason of a condition, and why not.
+    Not(&'static str, String),
+}
+
+pub fn stands<'a>(pod: &ObjectKey, strip: &'a Strip, applied: &Applied) -> Stripped<'a> {
+    let stored = applied.network_policies.contains(&strip.network_policy);
+    if let Some(why) = &strip.let_through {
+        return Stripped::Not("NotEnforceable", why.clone());
+    }
+    if strip.done && stored {
+        return Stripped::Stored;
+    }
+    let obstacle = applied.stripped_obstacles.get(pod);
+    let of_policy = applied.network_policy_obstacles.get(&strip.network_policy);
+    match obstacle.or(of_policy.filter(|_| !stored)) {
+        Some(obstacle) => Stripped::Not(obstacle.kind.as_str(), obstacle.message.clone()),
+        None => Stripped::Waiting(strip.waits.as_deref()),
     }
 }

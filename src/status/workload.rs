@@ -8,6 +8,9 @@ use crate::api::isolation::{SelfState, WorkloadCoverage};
 use crate::domain::verdict::{IsolationVerdict, Workloads};
 use crate::domain::words::{a_few, a_few_words};
 
+/// Of pods without an agent.
+const NOBODY_SEES: &str = "no agent runs on their nodes, so nobody sees whether the network plugin enforces NetworkPolicies; connections that were open, and ICMP, may pass all the same where it lets them, and a pod and its own node always reach each other";
+
 pub struct WorkloadFacts<'a> {
     pub verdict: &'a IsolationVerdict,
     pub workloads: &'a Workloads,
@@ -19,7 +22,7 @@ pub struct WorkloadFacts<'a> {
 impl WorkloadFacts<'_> {
     pub fn coverage(&self) -> WorkloadCoverage {
         let matched = self.points.matched;
-        let programmed = count(&self.points.programmed);
+        let programmed = count(&self.points.programmed) + count(&self.points.stripped);
         WorkloadCoverage {
             matched: i32::try_from(matched).unwrap_or(i32::MAX),
             programmed,
@@ -32,7 +35,8 @@ impl WorkloadFacts<'_> {
     /// The agents of the pods' nodes, taken together.
     pub fn state(&self) -> SelfState {
         let points = &self.points;
-        if !points.waiting.is_empty() || points.programmed.len() + points.offline.len() == 0 {
+        let some = points.programmed.len() + points.offline.len() + points.stripped.len();
+        if !points.waiting.is_empty() || !points.stripping.is_empty() || some == 0 {
             SelfState::Pending
         } else if points.offline.is_empty() && points.unwatched.is_empty() {
             SelfState::Programmed
@@ -43,7 +47,8 @@ impl WorkloadFacts<'_> {
 
     pub fn phase(&self) -> Phase {
         let points = &self.points;
-        match (points.programmed.is_empty(), self.missing()) {
+        let nothing = points.programmed.is_empty() && points.stripped.is_empty();
+        match (nothing, self.missing()) {
             _ if self.verdict.not_enforceable.is_some() => Phase::NotEnforceable,
             (true, _) => Phase::Pending,
             (false, true) => Phase::Partial,
@@ -54,7 +59,11 @@ impl WorkloadFacts<'_> {
     /// Some pod of it is not cut off.
     fn missing(&self) -> bool {
         let points = &self.points;
-        !points.is_complete() || points.without_agent > 0 || !points.bypassed.is_empty()
+        // A stored NetworkPolicy is no packet stopped.
+        !points.is_complete()
+            || points.without_agent > 0
+            || !points.bypassed.is_empty()
+            || !points.stripped.is_empty()
     }
 
     pub fn programmed(&self) -> Finding {
@@ -62,14 +71,19 @@ impl WorkloadFacts<'_> {
         if let Some(words) = points.refused_words() {
             return Finding::no("Refused", self.words(&words));
         }
-        if !points.waiting.is_empty() {
-            let waiting = format!("waiting for {}", a_few(&points.waiting));
+        if let Some((reason, _)) = points.obstacles.first() {
+            let words = points.obstacles.iter().map(|(_, words)| words);
+            return Finding::no(reason, self.words(&a_few_words(words)));
+        }
+        let waiting: Vec<_> = points.waiting.iter().chain(&points.stripping).collect();
+        if !waiting.is_empty() {
+            let waiting = format!("waiting for {}", a_few(waiting));
             return Finding::no("Waiting", self.words(&waiting));
         }
         if points.without_agent > 0 {
             return Finding::no("NotEnforceable", self.words(&self.obstacles()));
         }
-        if points.programmed.is_empty() {
+        if points.programmed.is_empty() && points.stripped.is_empty() {
             return match points.offline.is_empty() {
                 true => Finding::no("NothingMatched", self.nobody()),
                 false => Finding::no(
@@ -112,6 +126,9 @@ impl WorkloadFacts<'_> {
         if let Some(words) = points.unseen_words() {
             return Finding::unknown("NoEvidence", self.words(&words));
         }
+        if !points.stripped.is_empty() {
+            return Finding::unknown("NoEvidence", self.words(NOBODY_SEES));
+        }
         programmed
     }
 
@@ -145,6 +162,8 @@ impl WorkloadFacts<'_> {
     fn words(&self, beside: &str) -> String {
         let mut words = vec![self.points.words()];
         words.extend((!beside.is_empty()).then(|| beside.to_owned()));
+        let notes = self.points.strip_notes.iter();
+        words.extend(notes.map(|note| (*note).to_owned()));
         if !self.verdict.spared.is_empty() {
             let spared = a_few_words(self.verdict.spared.values());
             words.push(format!("left alone, for the rest depends on it: {spared}"));

@@ -265,6 +265,7 @@ fn resource(kind: Kind) -> Option<ApiResource> {
         | Kind::Pod
         | Kind::Namespace
         | Kind::Node
-        | Kind::OthersNetworkPolicy => None,
+        | Kind::OthersNetworkPolicy
+        | Kind::ReplicaSet => None,
     }
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::NodeStatus;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Raw, is_ours};
 use crate::api::stamps;
-use crate::domain::cluster::{Namespace, Node, OthersPolicy};
+use crate::domain::cluster::{Controller, Namespace, Node, OthersPolicy, ReplicaSet};
 
 pub fn namespace(raw: Raw) -> Result<Option<Namespace>, String> {
     let labels = raw.metadata.labels.unwrap_or_default();
@@ -32,6 +33,27 @@ pub fn others_policy(mut raw: Raw) -> Result<Option<OthersPolicy>, String> {
     }
     let spec = part(&mut raw.data, "spec")?.unwrap_or_default();
     Ok(Some(OthersPolicy { spec }))
+}
+
+/// Of its metadata, which is all that is watched.
+pub fn replica_set(raw: Raw) -> Result<Option<ReplicaSet>, String> {
+    let owner = controller(&raw.metadata);
+    let deployment = owner.filter(|owner| owner.kind == "Deployment");
+    Ok(Some(ReplicaSet {
+        uid: raw.metadata.uid.clone().ok_or("it has no uid")?,
+        deployment: deployment.map(|owner| owner.name),
+    }))
+}
+
+/// The owner that would replace it.
+pub(super) fn controller(metadata: &ObjectMeta) -> Option<Controller> {
+    let owners = metadata.owner_references.iter().flatten();
+    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
+    controllers.next().map(|owner| Controller {
+        kind: owner.kind.clone(),
+        name: owner.name.clone(),
+        uid: owner.uid.clone(),
+    })
 }
 
 /// A part of an object's JSON, if it is there.
@@ -96,6 +118,20 @@ mod tests {
         assert_eq!(json!(facts), expected);
         let new = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "new"}});
         assert_eq!(node(raw(new)).expect("readable"), Some(Node::default()));
+    }
+
+    #[test]
+    fn a_replica_set_is_the_deployments_that_controls_it() {
+        let of = |kind: &str, controller: bool| {
+            let owner = json!({"apiVersion": "apps/v1", "kind": kind, "name": "web", "uid": "d", "controller": controller});
+            let object = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
+                "metadata": {"name": "web-5d9", "namespace": "shop", "uid": "r", "ownerReferences": [owner]}});
+            let facts = replica_set(raw(object)).expect("readable").expect("a fact");
+            (facts.uid == "r").then_some(facts.deployment)
+        };
+        assert_eq!(of("Deployment", true), Some(Some("web".to_owned())));
+        assert_eq!(of("Deployment", false), Some(None));
+        assert_eq!(of("Rollout", true), Some(None));
     }
 
     fn policy(labels: Value, manager: &str) -> Raw {

@@ -39,6 +39,7 @@ pub enum Kind {
     Namespace,
     Node,
     OthersNetworkPolicy,
+    ReplicaSet,
 }
 
 impl Kind {
@@ -58,6 +59,7 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::Node => "Node",
             Self::OthersNetworkPolicy => "NetworkPolicy of others",
+            Self::ReplicaSet => "ReplicaSet",
         }
     }
 }
@@ -114,10 +116,14 @@ pub fn is_ours(metadata: &ObjectMeta, manager: &str) -> bool {
             .get(stamps::MANAGED_BY)
             .is_some_and(|value| value == stamps::MANAGED_BY_SEAWALL)
     });
-    let written = metadata.managed_fields.as_ref().is_some_and(|entries| {
+    labelled && was_written_by(metadata, manager, "Apply")
+}
+
+fn was_written_by(metadata: &ObjectMeta, manager: &str, operation: &str) -> bool {
+    metadata.managed_fields.as_ref().is_some_and(|entries| {
         entries.iter().any(|entry| {
-            entry.manager.as_deref() == Some(manager) && entry.operation.as_deref() == Some("Apply")
+            entry.manager.as_deref() == Some(manager)
+                && entry.operation.as_deref() == Some(operation)
         })
-    });
-    labelled && written
+    })
 }

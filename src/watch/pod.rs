@@ -8,10 +8,10 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodSpec, PodStatus,
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::Raw;
-use super::cluster::{addresses, part};
-use crate::api::Protocol;
-use crate::domain::cluster::{Controller, Pod};
+use super::cluster::{addresses, controller, part};
+use super::{Raw, was_written_by};
+use crate::api::{Protocol, stamps};
+use crate::domain::cluster::{Mark, Pod, Stripped};
 use crate::domain::enforcement::Ports;
 
 /// What the API server is asked for: a pod that is finished is told as one that is gone.
@@ -31,6 +31,8 @@ pub fn pod(mut raw: Raw) -> Result<Option<Pod>, String> {
     Ok(Some(Pod {
         uid: raw.metadata.uid.clone().ok_or("it has no uid")?,
         controller: controller(&raw.metadata),
+        created: raw.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        stripped: stripped(&raw.metadata).map(Box::new),
         labels: raw.metadata.labels.unwrap_or_default(),
         node: spec.node_name.clone().filter(|node| !node.is_empty()),
         addresses: own.unwrap_or_default(),
@@ -58,12 +60,16 @@ fn lasting(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.containers.iter().chain(sidecars)
 }
 
-fn controller(metadata: &ObjectMeta) -> Option<Controller> {
-    let owners = metadata.owner_references.iter().flatten();
-    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
-    controllers.next().map(|owner| Controller {
-        kind: owner.kind.clone(),
-        name: owner.name.clone(),
+/// What was taken from it, as its annotation says. Anybody could write that; our field manager's entry comes
+/// only from our writes, and the UID is not that of a copy.
+pub fn stripped(metadata: &ObjectMeta) -> Option<Stripped> {
+    let text = metadata.annotations.as_ref()?.get(stamps::ISOLATED)?;
+    let mark: Mark = serde_json::from_str(text).ok()?;
+    let its_own = metadata.uid.as_ref() == Some(&mark.pod);
+    let ours = was_written_by(metadata, stamps::STRIPPED_MANAGER, "Update");
+    (its_own && ours).then(|| Stripped {
+        mark,
+        terminating: metadata.deletion_timestamp.is_some(),
     })
 }
 

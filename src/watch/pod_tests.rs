@@ -169,3 +169,47 @@ fn a_pod_that_can_not_be_read_says_which_part() {
     let why = narrow(object).expect_err("no list");
     assert!(why.contains("its spec can't be read"), "{why}");
 }
+
+/// The pod as the operator leaves it.
+fn isolated() -> Value {
+    let mut object = web();
+    let mark = json!({
+        "pod": "8d6e-1", "deployment": "web", "labels": {"app": "web"}, "isolations": {"u": "one"},
+    });
+    let metadata = &mut object["metadata"];
+    metadata["labels"] = json!({(stamps::ISOLATED): "8d6e-1"});
+    metadata["annotations"] = json!({(stamps::ISOLATED): mark.to_string()});
+    metadata["managedFields"] =
+        json!([{"manager": stamps::STRIPPED_MANAGER, "operation": "Update"}]);
+    object
+}
+
+#[test]
+fn a_pod_whose_labels_were_taken_is_known_by_those_that_it_had() {
+    let pod = facts(isolated());
+    assert!(pod.is_bare());
+    assert_eq!(pod.given_labels()["app"], "web");
+    let stripped = pod.stripped.expect("its mark");
+    assert_eq!(stripped.mark.isolations["u"], "one");
+    assert!(!stripped.terminating);
+    let mut given_back = isolated();
+    given_back["metadata"]["labels"]["app"] = json!("db");
+    given_back["metadata"]["deletionTimestamp"] = json!("2026-11-21T12:00:00Z");
+    let pod = facts(given_back);
+    assert!(!pod.is_bare());
+    assert_eq!(pod.given_labels()["app"], "web");
+    assert!(pod.stripped.expect("its mark").terminating);
+}
+
+#[test]
+fn a_mark_that_was_copied_or_that_somebody_else_wrote_is_none() {
+    let mut copied = isolated();
+    copied["metadata"]["uid"] = json!("another");
+    let mut forged = isolated();
+    forged["metadata"]["managedFields"][0]["manager"] = json!("kubectl");
+    let mut broken = isolated();
+    broken["metadata"]["annotations"][stamps::ISOLATED] = json!("{");
+    for object in [copied, forged, broken, web()] {
+        assert_eq!(facts(object).stripped, None);
+    }
+}

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use kube::Api;
-use kube::core::DynamicObject;
+use kube::core::{DynamicObject, PartialObjectMeta};
+use kube::discovery::ApiResource;
 use kube::runtime::watcher::{self, Event};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +29,8 @@ pub struct Watch<T> {
     pub kind: Kind,
     /// Which objects of the kind.
     pub config: watcher::Config,
+    /// Nothing but the metadata of this kind is asked for, in all namespaces.
+    pub metadata_only: Option<ApiResource>,
     pub narrow: fn(Raw) -> Result<T, String>,
 }
 
@@ -36,8 +41,26 @@ impl<T> Watch<T> {
             api,
             kind,
             config: watcher::Config::default().timeout(IDLE_SECONDS),
+            metadata_only: None,
             narrow,
         }
+    }
+
+    /// Nothing of the objects but their metadata.
+    pub fn metadata_only(mut self, resource: ApiResource) -> Self {
+        self.metadata_only = Some(resource);
+        self
+    }
+
+    fn events(&self) -> BoxStream<'static, watcher::Result<Event<DynamicObject>>> {
+        let (api, config) = (self.api.clone(), self.config.clone());
+        let Some(resource) = &self.metadata_only else {
+            return watcher::watcher(api, config).boxed();
+        };
+        let client = api.into_client();
+        let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(client, resource);
+        let events = watcher::watcher(api, config);
+        events.map(|event| event.map(with_no_data)).boxed()
     }
 
     /// Only objects that carry the labels.
@@ -83,7 +106,7 @@ impl<T> Watch<T> {
         out: &mpsc::Sender<Change<T>>,
         synced: &impl Fn(Kind, Option<&str>),
     ) {
-        let mut events = std::pin::pin!(watcher::watcher(self.api.clone(), self.config.clone()));
+        let mut events = self.events();
         let mut listing = Listing::default();
         while let Some(event) = events.next().await {
             let change = match event {
@@ -120,6 +143,21 @@ impl<T> Watch<T> {
                 synced(self.kind, None);
             }
         }
+    }
+}
+
+fn with_no_data(event: Event<PartialObjectMeta<DynamicObject>>) -> Event<DynamicObject> {
+    let object = |object: PartialObjectMeta<DynamicObject>| DynamicObject {
+        types: object.types,
+        metadata: object.metadata,
+        data: Value::Null,
+    };
+    match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::InitApply(partial) => Event::InitApply(object(partial)),
+        Event::Apply(partial) => Event::Apply(object(partial)),
+        Event::Delete(partial) => Event::Delete(object(partial)),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use libtest_mimic::Trial;
-use seawall::api::stamps::{AGENTS_NAMESPACE, MANAGED_BY, MANAGED_BY_SEAWALL};
+use seawall::api::stamps::{AGENTS_NAMESPACE, ISOLATED, MANAGED_BY, MANAGED_BY_SEAWALL};
 use serde_json::{Value, json};
 
 use super::tenant::{DEVICE, Tenant, containing, denying};
@@ -20,6 +20,10 @@ pub fn all() -> Vec<Trial> {
         case(
             "the operator writes and deletes only what carries its label",
             labelled,
+        ),
+        case(
+            "of pods the operator takes the labels and says so, and it deletes those of which it did",
+            pods,
         ),
         case(
             "the operator binds agents to the three roles, in their namespaces",
@@ -131,6 +135,58 @@ async fn labelled() -> anyhow::Result<()> {
         tenant.operator.create(&elsewhere).await,
         "cannot create resource",
     );
+    Ok(())
+}
+
+async fn pods() -> anyhow::Result<()> {
+    let tenant = Tenant::new("rights-pods").await?;
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "web", "namespace": "rights-pods",
+            "labels": {"app": "web"}, "annotations": {"owner": "shop"},
+        },
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": "none"}],
+        },
+    });
+    // Pods are refused until the namespace has its ServiceAccount.
+    let limit = Duration::from_secs(20);
+    let stored = eventually("a pod", limit, || async {
+        Ok(tenant.admin.create(&pod).await.ok())
+    })
+    .await?;
+    let uid = &stored["metadata"]["uid"];
+    let operator = &tenant.operator;
+    let labels = |labels: Value, annotations: Value| json!({"metadata": {"labels": labels, "annotations": annotations}});
+    let bare = || json!({"app": null, (ISOLATED): uid});
+    let says = || json!({(ISOLATED): "{}"});
+
+    let words = "the operator deletes only pods whose labels it has taken";
+    assert_refused(operator.delete(&pod).await, words);
+    let words = "the operator takes all labels of a pod";
+    for patch in [
+        labels(json!({"app": "db"}), says()),
+        labels(json!({(ISOLATED): uid}), says()),
+        labels(json!({"app": null, (ISOLATED): "another"}), says()),
+        labels(bare(), json!({})),
+    ] {
+        assert_refused(operator.merge(&pod, "", &patch).await, words);
+    }
+    let words = "the operator changes no annotation of a pod but its own";
+    let patch = labels(bare(), json!({(ISOLATED): "{}", "owner": "me"}));
+    assert_refused(operator.merge(&pod, "", &patch).await, words);
+    let words = "the operator changes nothing of what a pod runs";
+    let mut patch = labels(bare(), says());
+    patch["spec"] = json!({"activeDeadlineSeconds": 1});
+    assert_refused(operator.merge(&pod, "", &patch).await, words);
+    assert_refused(operator.create(&pod).await, "cannot create resource");
+
+    let patch = labels(bare(), says());
+    operator.merge(&pod, "", &patch).await?;
+    operator.delete(&pod).await?;
     Ok(())
 }
 
@@ -296,7 +352,7 @@ async fn type_checks() -> anyhow::Result<()> {
         Ok(policies.iter().all(checked).then_some(policies))
     })
     .await?;
-    assert_eq!(policies.len(), 8);
+    assert_eq!(policies.len(), 9);
     for policy in policies {
         let warnings = &policy["status"]["typeChecking"]["expressionWarnings"];
         assert!(

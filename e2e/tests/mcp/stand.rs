@@ -97,8 +97,18 @@ impl Operator {
             isolated_by: isolated_by.iter().map(|name| (*name).to_owned()).collect(),
             held: Vec::new(),
             policies: Vec::new(),
+            replaced_by: None,
         };
         self.workloads.lock().expect("not poisoned").push(pod);
+    }
+
+    /// The pod has no agent, and this Deployment replaces it; `isolated_by` is what isolates it by now.
+    pub fn strip_pod(&self, name: &str, deployment: &str, isolated_by: &[&str]) {
+        let mut pods = self.workloads.lock().expect("not poisoned");
+        let mut pods = pods.iter_mut();
+        let pod = pods.find(|pod| pod.name == name).expect("it runs");
+        pod.replaced_by = Some(deployment.into());
+        pod.isolated_by = isolated_by.iter().map(|name| (*name).to_owned()).collect();
     }
 
     /// How pods would stand, or do: those that are covered at once.
@@ -113,11 +123,16 @@ impl Operator {
                 pod: pod.name.clone(),
                 covered: pod.covered,
                 why: pod.obstacle.clone(),
+                replaced_by: pod.replaced_by.clone(),
             })
             .collect();
         PodsStanding {
             chosen: pods.len(),
             covered: pods.iter().filter(|pod| pod.covered).count(),
+            by_policy: pods
+                .iter()
+                .filter(|pod| pod.covered && pod.replaced_by.is_some())
+                .count(),
             left_out: 0,
             evidence_at_risk: pods.iter().map(|pod| pod.pod.clone()).collect(),
             pods,
@@ -607,7 +622,7 @@ impl Agent {
     }
 }
 
-fn words(result: &CallToolResult) -> String {
+pub fn words(result: &CallToolResult) -> String {
     let content = serde_json::to_value(&result.content).unwrap_or_default();
     let texts = content.as_array().into_iter().flatten();
     texts

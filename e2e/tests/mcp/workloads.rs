@@ -5,7 +5,7 @@ use seawall::access::Decision;
 use seawall::api::stamps;
 use serde_json::{Value, json};
 
-use super::stand::Stand;
+use super::stand::{Stand, words};
 use crate::harness::case;
 use crate::tests::admission::tenant::{DEVICE, containing, containing_pods};
 
@@ -18,6 +18,10 @@ pub fn all() -> Vec<Trial> {
         case(
             "an agent isolates a pod and all pods of its scope, sees why one is not covered, and releases them",
             isolates,
+        ),
+        case(
+            "of a pod without an agent, an agent is told before that it is replaced, and deleted on release",
+            replaced,
         ),
         case(
             "what an agent may not isolate is refused in words, for pods as for devices",
@@ -113,7 +117,7 @@ async fn isolates() -> anyhow::Result<()> {
     let each = json!([{"name": "web-0", "covered": true}]);
     assert_eq!(
         answer["pods"],
-        json!({"chosen": 1, "covered": 1, "each": each, "left_out": 0})
+        json!({"chosen": 1, "covered": 1, "by_network_policy": 0, "each": each, "left_out": 0})
     );
     assert_eq!(answer["evidence_at_risk"], json!(["web-0"]));
     assert!(
@@ -170,6 +174,46 @@ async fn released(stand: &Stand, client: &super::stand::Agent) -> anyhow::Result
     assert_eq!(answer["released"].as_array().map(Vec::len), Some(1));
     assert!(isolations(stand).await?.is_empty());
     Ok(())
+}
+
+async fn replaced() -> anyhow::Result<()> {
+    let stand = Stand::new("mcp-pods-replaced").await?;
+    pods(&stand);
+    stand.operator.strip_pod("web-0", "web", &[]);
+    let key = stand.agent("bot", containing_pods(), &[DEVICE]).await?;
+    let client = stand.modern(&key).await?;
+    let dry = isolating(json!({"pod": "web-0", "dry_run": true}));
+    let answer = client.ask("isolate_workload", dry).await?;
+    let words = words(&answer);
+    for said in [
+        "1 of 1 pods by NetworkPolicies, for no agent runs on their nodes",
+        "web-0 by Deployment web",
+        "releasing it deletes it",
+    ] {
+        assert!(words.contains(said), "{words}");
+    }
+    assert!(isolations(&stand).await?.is_empty());
+    let one = isolating(json!({"pod": "web-0"}));
+    let answer = client.call("isolate_workload", one).await?;
+    assert_eq!(answer["in_force"], "Unseen");
+    assert_eq!(answer["pods"]["by_network_policy"], 1);
+    assert_eq!(answer["pods"]["each"][0]["replaced_by"], "web");
+
+    let isolation = answer["isolation"].as_str().unwrap_or_default().to_owned();
+    for (isolated_by, deleted) in [
+        (&[&*isolation, "by-hand"][..], Value::Null),
+        (&[&*isolation][..], json!(["web-0"])),
+    ] {
+        stand.operator.strip_pod("web-0", "web", isolated_by);
+        let dry = json!({"pod": "web-0", "reason": "clean", "dry_run": true});
+        let answer = client.call("release_workload", dry).await?;
+        assert_eq!(answer["deleted_pods"], deleted, "{isolated_by:?}");
+    }
+    let release = json!({"pod": "web-0", "reason": "clean"});
+    let answer = client.call("release_workload", release).await?;
+    assert_eq!(answer["deleted_pods"], json!(["web-0"]));
+    assert!(isolations(&stand).await?.is_empty());
+    stand.end().await
 }
 
 async fn refusals() -> anyhow::Result<()> {

@@ -6,9 +6,11 @@ mod leadership;
 mod protected;
 mod recording;
 mod scopes;
+mod shop;
 mod statuses;
 mod users;
 mod watching;
+mod without_agent;
 
 use libtest_mimic::Trial;
 
@@ -23,6 +25,7 @@ pub fn all() -> Vec<Trial> {
         statuses::all(),
         users::all(),
         watching::all(),
+        without_agent::all(),
     ]
     .into_iter()
     .flatten()

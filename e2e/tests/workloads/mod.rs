@@ -7,6 +7,7 @@ mod pods_come_and_go;
 mod pods_explained;
 mod pods_isolated;
 mod pods_under_policies;
+mod pods_without_agent;
 mod quickstart;
 
 use anyhow::Context;
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Trial> {
         pods_isolated::all(),
         pods_under_policies::all(),
         quickstart::all(),
+        pods_without_agent::all(),
     ];
     node::unless_impossible(trials.into_iter().flatten().collect())
 }

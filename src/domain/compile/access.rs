@@ -118,7 +118,7 @@ impl Draft<'_> {
         workloads: Option<&WorkloadSelector>,
     ) -> BTreeSet<String> {
         let selectors = workloads.map(|workloads| &workloads.pod_selector);
-        let chosen = selectors.map(|selector| self.pods(&key.namespace, selector));
+        let chosen = selectors.map(|selector| self.pods_given(&key.namespace, selector));
         let names = chosen.into_iter().flatten();
         names.map(|(pod, _)| pod.name.clone()).collect()
     }

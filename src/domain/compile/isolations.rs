@@ -65,7 +65,7 @@ impl<'w> Draft<'w> {
                     management: management(&isolation.spec.management),
                     probes: isolation.spec.probes,
                 };
-                self.isolate_wards(in_force, &workloads.wards);
+                self.isolate_wards(in_force, workloads);
             }
             if let (Acceptance::Accepted, Some(user)) = (&verdict.acceptance, &verdict.user) {
                 self.suspend(&source(key, isolation), user);
@@ -82,6 +82,7 @@ impl<'w> Draft<'w> {
         }
         self.note_overlaps();
         self.note_suspensions(&suspensions);
+        self.strip();
     }
 
     fn judge_isolation(
@@ -180,7 +181,7 @@ impl<'w> Draft<'w> {
     }
 
     fn judge_pods(
-        &self,
+        &mut self,
         key: &ObjectKey,
         target: &WorkloadTarget,
         isolation: &Resource<IsolationSpec>,
@@ -209,8 +210,10 @@ impl<'w> Draft<'w> {
             let at_risk = pods.iter().filter(|(_, pod)| pod.restarts_when_unreachable);
             verdict.evidence_at_risk = at_risk.map(|(pod, _)| (*pod).clone()).collect();
         }
-        let workloads = self.standing(pods, isolation.created);
-        if workloads.wards.is_empty() && workloads.without_address.is_empty() {
+        let mut workloads = self.standing(pods, isolation.created);
+        self.stand_in(target, isolation, &mut workloads);
+        let enforced = !workloads.wards.is_empty() || !workloads.stripped.is_empty();
+        if !enforced && workloads.without_address.is_empty() {
             let words = workloads.without_agent.values();
             let words = (words.len() > 0).then(|| a_few_words(words));
             verdict.not_enforceable = words;
@@ -225,7 +228,7 @@ impl<'w> Draft<'w> {
         target: &WorkloadTarget,
     ) -> Result<Vec<(&'w ObjectKey, &'w Pod)>, Acceptance> {
         if let Some(selector) = &target.pod_selector {
-            return Ok(self.pods(&key.namespace, selector));
+            return Ok(self.pods_given(&key.namespace, selector));
         }
         let name = target.pod.as_deref().unwrap_or_default();
         let pod = ObjectKey::new(&key.namespace, name);

@@ -17,6 +17,7 @@ mod properties;
 mod protected;
 mod rules;
 mod selectors;
+mod stripping;
 mod users;
 mod wards;
 mod waves;

@@ -5,16 +5,21 @@
 //! networks of a Deny are left out of what it allows, though another NetworkPolicy may still allow them,
 //! which is why the Deny is reported all the same.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
     NetworkPolicyPort, NetworkPolicySpec,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Draft;
 use super::order::written;
+use super::stripping::chooses_isolated;
 use crate::api::policy::DefaultAction;
+use crate::api::stamps;
 use crate::api::{Action, Direction, Mode, PolicySpec, Protocol, WorkloadSelector};
 use crate::domain::enforcement::{PeerSet, Ports, Rule};
 use crate::domain::names::ObjectKey;
@@ -101,7 +106,7 @@ fn network_policy(spec: &PolicySpec, rules: &[Rule]) -> NetworkPolicySpec {
     let allowed = |direction| denied(spec, direction).then(|| allowed(spec, rules, direction));
     let selector = spec.subjects.workloads.as_ref();
     NetworkPolicySpec {
-        pod_selector: selector.map(|selector| selector.pod_selector.clone()),
+        pod_selector: selector.map(|selector| without_isolated(&selector.pod_selector)),
         policy_types: Some(types),
         egress: allowed(Direction::Egress).map(|allowed| {
             let rules = allowed.into_iter();
@@ -114,6 +119,20 @@ fn network_policy(spec: &PolicySpec, rules: &[Rule]) -> NetworkPolicySpec {
             rules.map(rule).collect()
         }),
     }
+}
+
+/// The same, but for pods that have no label but ours: what isolates them, nothing else may open.
+fn without_isolated(selector: &LabelSelector) -> LabelSelector {
+    let mut selector = selector.clone();
+    if chooses_isolated(&selector) {
+        let expressions = selector.match_expressions.get_or_insert_default();
+        expressions.push(LabelSelectorRequirement {
+            key: stamps::ISOLATED.to_owned(),
+            operator: "DoesNotExist".to_owned(),
+            values: None,
+        });
+    }
+    selector
 }
 
 /// Absent, both are everything.
@@ -136,7 +155,7 @@ fn allowed(spec: &PolicySpec, rules: &[Rule], direction: Direction) -> Vec<Entry
     of_direction(Action::Allow)
         .filter_map(|(written, rule)| {
             let peers = peers(&rule.peers, written.peers.workloads.as_ref(), &denials)?;
-            Some((peers, ports(rule)?))
+            Some((peers, ports(&rule.ports)?))
         })
         .collect()
 }
@@ -176,7 +195,7 @@ fn pods(workloads: &WorkloadSelector) -> NetworkPolicyPeer {
     }
 }
 
-fn block(network: &IpNet, denied: &[IpNet]) -> NetworkPolicyPeer {
+pub(super) fn block(network: &IpNet, denied: &[IpNet]) -> NetworkPolicyPeer {
     let inside = denied.iter().filter(|denied| network.contains(*denied));
     let except: Vec<String> = inside.map(IpNet::to_string).collect();
     NetworkPolicyPeer {
@@ -189,11 +208,11 @@ fn block(network: &IpNet, denied: &[IpNet]) -> NetworkPolicyPeer {
 }
 
 /// `None` when the rule's only ports are some that a NetworkPolicy can't name.
-fn ports(rule: &Rule) -> Option<Option<Vec<NetworkPolicyPort>>> {
-    if rule.ports.is_empty() {
+pub(super) fn ports(ports: &BTreeSet<Ports>) -> Option<Option<Vec<NetworkPolicyPort>>> {
+    if ports.is_empty() {
         return Some(None);
     }
-    let ports = rule.ports.iter();
+    let ports = ports.iter();
     let named = ports.filter(|ports| ports.protocol != Protocol::Icmp);
     let named: Vec<NetworkPolicyPort> = named.map(port).collect();
     (!named.is_empty()).then_some(Some(named))

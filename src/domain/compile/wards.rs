@@ -14,13 +14,16 @@ use crate::domain::enforcement::{
     ManagementRule, ObservedRule, Ports, Source, WardGroup, WardIsolation,
 };
 use crate::domain::names::{DeviceId, ObjectKey};
-use crate::domain::verdict::Ward;
+use crate::domain::verdict::Workloads;
 
 /// What is known of the wards before the Policies are placed.
 #[derive(Default)]
 pub struct Wards<'w> {
-    isolations: Vec<WardsIsolation>,
+    pub(super) isolations: Vec<WardsIsolation>,
     under: BTreeMap<&'w ObjectKey, Under>,
+    /// Pods whose labels are taken away, each with its places in the list of Isolations. Of these, those
+    /// whose node has an agent by now are wards as well.
+    pub(super) stripped: BTreeMap<&'w ObjectKey, Vec<usize>>,
 }
 
 /// An Isolation of pods that is in force.
@@ -53,20 +56,24 @@ impl Under {
 
 impl<'w> Draft<'w> {
     /// Puts these pods under an Isolation.
-    pub(super) fn isolate_wards(
-        &mut self,
-        isolation: WardsIsolation,
-        wards: &BTreeMap<ObjectKey, Ward>,
-    ) {
+    pub(super) fn isolate_wards(&mut self, isolation: WardsIsolation, workloads: &Workloads) {
         let place = self.wards.isolations.len();
         self.wards.isolations.push(isolation);
-        for (pod, ward) in wards {
-            let Some((pod, _)) = self.world.pods.get_key_value(pod) else {
+        for (pod, ward) in &workloads.wards {
+            let Some((pod, facts)) = self.world.pods.get_key_value(pod) else {
                 continue;
             };
             let under = self.wards.under.entry(pod);
             let under = under.or_insert_with(|| Under::nothing(&ward.device));
             under.isolations.push(place);
+            if facts.stripped.is_some() {
+                self.wards.stripped.entry(pod).or_default().push(place);
+            }
+        }
+        for pod in workloads.stripped.keys() {
+            if let Some((pod, _)) = self.world.pods.get_key_value(pod) {
+                self.wards.stripped.entry(pod).or_default().push(place);
+            }
         }
     }
 
@@ -74,9 +81,10 @@ impl<'w> Draft<'w> {
     pub(super) fn note_overlaps(&mut self) {
         let isolations = &self.wards.isolations;
         let mut others: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-        for under in self.wards.under.values() {
-            for one in &under.isolations {
-                others.entry(*one).or_default().extend(&under.isolations);
+        let wards = self.wards.under.values().map(|under| &under.isolations);
+        for together in wards.chain(self.wards.stripped.values()) {
+            for one in together {
+                others.entry(*one).or_default().extend(together);
             }
         }
         for (one, all) in others {
@@ -151,18 +159,23 @@ impl<'w> Draft<'w> {
 /// What the pods under these Isolations have in common. The Policies are named as well: an isolated pod
 /// passes nothing that they would stop.
 fn cut_by(isolations: &[&WardsIsolation], policies: &[&InForce<'_>]) -> WardGroup {
-    let mut all = isolations.iter().map(|isolation| &isolation.management);
-    let first = all.next().cloned().unwrap_or_default();
     let sources = isolations.iter().map(|isolation| &isolation.source);
     let sources = sources.chain(policies.iter().map(|policy| &policy.source));
     WardGroup {
         sources: sources.cloned().collect(),
         isolation: Some(WardIsolation {
-            management: all.fold(first, |so_far, next| intersection(&so_far, next)),
+            management: all_of_them_allow(isolations),
             probes: BTreeMap::new(),
         }),
         ..WardGroup::default()
     }
+}
+
+/// The management paths that all of them have.
+pub(super) fn all_of_them_allow(isolations: &[&WardsIsolation]) -> BTreeSet<ManagementRule> {
+    let mut all = isolations.iter().map(|isolation| &isolation.management);
+    let first = all.next().cloned().unwrap_or_default();
+    all.fold(first, |so_far, next| intersection(&so_far, next))
 }
 
 /// What the pods under these Policies, which are in order, have in common.

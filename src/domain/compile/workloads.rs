@@ -73,16 +73,36 @@ impl<'w> NodeAgents<'w> {
 }
 
 impl<'w> Draft<'w> {
-    /// The pods of the namespace that the selector chooses.
+    /// The pods of the namespace that the selector chooses. Those whose labels were taken away are nobody's:
+    /// what isolates them, nothing else opens.
     pub(super) fn pods(
         &self,
         namespace: &str,
         selector: &LabelSelector,
     ) -> Vec<(&'w ObjectKey, &'w Pod)> {
+        self.pods_where(namespace, |pod| {
+            pod.stripped.is_none() && selects(selector, &pod.labels)
+        })
+    }
+
+    /// The same by the labels that people gave them: a pod stays isolated when they were taken away.
+    pub(super) fn pods_given(
+        &self,
+        namespace: &str,
+        selector: &LabelSelector,
+    ) -> Vec<(&'w ObjectKey, &'w Pod)> {
+        self.pods_where(namespace, |pod| selects(selector, pod.given_labels()))
+    }
+
+    fn pods_where(
+        &self,
+        namespace: &str,
+        matches: impl Fn(&Pod) -> bool,
+    ) -> Vec<(&'w ObjectKey, &'w Pod)> {
         let first = ObjectKey::new(namespace, "");
         let pods = self.world.pods.range(first..);
         pods.take_while(|(key, _)| key.namespace == namespace)
-            .filter(|(_, pod)| selects(selector, &pod.labels))
+            .filter(|(_, pod)| matches(pod))
             .collect()
     }
 
@@ -104,9 +124,13 @@ impl<'w> Draft<'w> {
 
     /// What an isolation of the pod would cut for everybody, in words.
     pub(super) fn protected_pod(&self, key: &ObjectKey, pod: &Pod) -> Option<String> {
+        // Nothing depends on it any more: others don't select it.
+        if pod.stripped.is_some() {
+            return None;
+        }
         let settings = &self.world.settings;
         let ours = key.namespace == settings.system_namespace
-            && pod.labels.get(NAME_LABEL).map(String::as_str) == Some("seawall");
+            && pod.given_labels().get(NAME_LABEL).map(String::as_str) == Some("seawall");
         if ours {
             return Some(format!("pod {key} is a part of Seawall itself"));
         }

@@ -4,7 +4,7 @@
 use super::Facts;
 use super::place::Found;
 use crate::domain::names::ObjectKey;
-use crate::domain::verdict::Acceptance;
+use crate::domain::verdict::{Acceptance, Strip};
 
 /// Why an Isolation of this end is not in force, if there is one: "it reaches" would be said too lightly.
 pub fn isolation_of(facts: &Facts<'_>, end: &Found<'_>) -> Option<String> {
@@ -14,14 +14,24 @@ pub fn isolation_of(facts: &Facts<'_>, end: &Found<'_>) -> Option<String> {
     let mut unenforced = accepted.filter_map(|(key, verdict)| {
         let of_node = verdict.not_enforceable.as_deref();
         let of_node = of_node.filter(|_| node.as_ref() == Some(&verdict.target));
-        let of_pod = || verdict.workloads.as_ref()?.without_agent.get(pod_of(end)?);
-        let why = of_node.or_else(|| of_pod().map(String::as_str))?;
+        let of_pod = || {
+            let (pods, pod) = (verdict.workloads.as_ref()?, pod_of(end)?);
+            let without = pods.without_agent.get(pod).map(String::as_str);
+            without.or_else(|| unfinished(pods.stripped.get(pod)?))
+        };
+        let why = of_node.or_else(of_pod)?;
         Some(format!(
             "Isolation {key} is for {} and nothing enforces it: {why}",
             end.shown()
         ))
     });
     unenforced.next()
+}
+
+/// Why the pod is not cut off without an agent, if it is to be; else a NetworkPolicy decides.
+fn unfinished(strip: &Strip) -> Option<&str> {
+    let through = strip.let_through.as_deref();
+    through.or((!strip.done).then_some("its labels are not taken away yet"))
 }
 
 /// Policies that choose the pod, of which only what a NetworkPolicy carries is in force.

@@ -363,7 +363,11 @@ impl Output {
                 "{destination} is blocked {whom} {end}: {points} have read it back; {} ms.",
                 self.milliseconds
             ),
-            InForce::Unknown | InForce::NotEnforceable | InForce::Pending | InForce::Partial => {
+            InForce::Unknown
+            | InForce::Unseen
+            | InForce::NotEnforceable
+            | InForce::Pending
+            | InForce::Partial => {
                 format!(
                     "{name} is written, and not known to be in force everywhere yet: {points}. get_policy \
                  shows how it goes on. {}",

@@ -167,16 +167,18 @@ impl Output {
                  connections were cut; {} ms.",
                 self.connections_cut, self.milliseconds
             ),
-            InForce::NotEnforceable | InForce::Pending | InForce::Partial => format!(
-                "{name} is written, and not in force everywhere yet: the device itself {}, {peers}. \
+            InForce::NotEnforceable | InForce::Unseen | InForce::Pending | InForce::Partial => {
+                format!(
+                    "{name} is written, and not in force everywhere yet: the device itself {}, {peers}. \
                  list_isolations shows how it goes on. {}",
-                if self.self_programmed {
-                    "has it"
-                } else {
-                    "does not have it"
-                },
-                self.message
-            ),
+                    if self.self_programmed {
+                        "has it"
+                    } else {
+                        "does not have it"
+                    },
+                    self.message
+                )
+            }
         }
     }
 }

@@ -83,9 +83,12 @@ struct Output {
 #[derive(Debug, Default, Serialize, JsonSchema)]
 struct Pods {
     chosen: usize,
-    /// Of these, those that are cut off: read back by the agent of their node. In a dry run, those that
-    /// would be.
+    /// Of these, those that are cut off: read back by the agent of their node, or, where there is none, from
+    /// the API server. In a dry run, those that would be.
     covered: usize,
+    /// Of the covered ones, those without an agent on their node: a NetworkPolicy cuts them off, as far as the
+    /// network plugin enforces it.
+    by_network_policy: usize,
     /// Those that are not covered first.
     each: Vec<Pod>,
     /// How many are not in `each`.
@@ -96,24 +99,35 @@ struct Pods {
 struct Pod {
     name: String,
     covered: bool,
-    /// What is missing.
+    /// What is missing, or to be known beside it.
     #[serde(skip_serializing_if = "String::is_empty")]
     why: String,
+    /// No agent runs on its node, and this Deployment replaces it: its labels are taken away, and
+    /// release_workload deletes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced_by: Option<String>,
 }
 
 impl From<&PodsStanding> for Pods {
     fn from(standing: &PodsStanding) -> Self {
         let each = standing.pods.iter().map(|pod| {
-            let PodStanding { pod, covered, why } = pod;
+            let PodStanding {
+                pod,
+                covered,
+                why,
+                replaced_by,
+            } = pod;
             Pod {
                 name: clean(pod, 253),
                 covered: *covered,
                 why: clean(why, MOST_WHY),
+                replaced_by: replaced_by.as_ref().map(|name| clean(name, 253)),
             }
         });
         Self {
             chosen: standing.chosen,
             covered: standing.covered,
+            by_network_policy: standing.by_policy,
             each: each.collect(),
             left_out: standing.left_out,
         }
@@ -127,7 +141,9 @@ pub fn define() -> Definition {
         "Puts a pod, or the pods with the labels of this key's targets, in quarantine: all connections, open \
          ones too, are cut in both directions by the agent of each pod's node, except for the given \
          management networks. Lasts until release_workload or the end of ttl. The answer tells for \
-         each pod whether it is cut off, and if not, why.",
+         each pod whether it is cut off, and if not, why. Where no agent runs, a pod of a Deployment loses its \
+         labels and gets a NetworkPolicy of its own instead: the Deployment replaces it, and releasing it deletes \
+         it (replaced_by in the answer; dry_run tells before).",
     )
 }
 
@@ -216,8 +232,8 @@ impl Output {
         } = self.pods;
         let mut text = match self.in_force {
             InForce::NotWritten => format!(
-                "Dry run: {target} would be isolated {end}, {covered} of {chosen} pods by the agents of their \
-                 nodes. Nothing was changed."
+                "Dry run: {target} would be isolated {end}, {covered} of {chosen} pods{}. Nothing was changed.",
+                self.by_whom("")
             ),
             InForce::NotAccepted => {
                 format!("{name} is written but not in force: {}.", self.message)
@@ -231,18 +247,69 @@ impl Output {
                  list_isolations shows it."
             ),
             InForce::Everywhere => format!(
-                "{target} is isolated {end}: {covered} of {chosen} pods are cut off, read back by the agents \
-                 of their nodes; {} open connections were cut; {} ms.",
-                self.connections_cut, self.milliseconds
+                "{target} is isolated {end}: {covered} of {chosen} pods are cut off{}; {} open connections were \
+                 cut; {} ms.",
+                self.by_whom(", read back"),
+                self.connections_cut,
+                self.milliseconds
+            ),
+            InForce::Unseen => format!(
+                "{name} is in force {end} as far as the API server tells: {covered} of {chosen} pods are cut off{}; {} \
+                 ms.",
+                self.by_whom(", read back"),
+                self.milliseconds
             ),
             InForce::Pending | InForce::Partial => format!(
                 "{name} is written, and not in force everywhere yet: {covered} of {chosen} pods are cut off. \
                  list_isolations shows how it goes on."
             ),
         };
+        text.push_str(&self.replaced());
         text.push_str(&self.uncovered());
         text.push_str(&self.warning());
         text
+    }
+
+    fn by_whom(&self, how: &str) -> String {
+        let Pods {
+            covered,
+            by_network_policy,
+            ..
+        } = self.pods;
+        match by_network_policy {
+            0 => format!("{how} by the agents of their nodes"),
+            all if all >= covered => {
+                " by NetworkPolicies, for no agent runs on their nodes".to_owned()
+            }
+            some => format!(
+                ", {some} of them by NetworkPolicies, for no agent runs on their nodes, the others{how} by the agents of theirs"
+            ),
+        }
+    }
+
+    /// What becomes of pods without an agent.
+    fn replaced(&self) -> String {
+        let replaced = self.pods.each.iter().filter(|pod| pod.covered);
+        let mut replaced = replaced.filter_map(|pod| Some((&pod.name, pod.replaced_by.as_ref()?)));
+        let named: Vec<String> = replaced
+            .by_ref()
+            .take(MOST_IN_TEXT)
+            .map(|(pod, deployment)| format!("{pod} by Deployment {deployment}"))
+            .collect();
+        if named.is_empty() {
+            return String::new();
+        }
+        let more = match replaced.count() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let is = if self.dry_run { "would be" } else { "is" };
+        format!(
+            " Without an agent, a pod's labels are taken away, so that it {is} replaced ({}{more}), and releasing it \
+             deletes it. Nobody sees whether the network plugin enforces NetworkPolicies; it may let open \
+             connections and ICMP pass.",
+            named.join(", ")
+        )
     }
 
     fn uncovered(&self) -> String {

@@ -52,6 +52,9 @@ fn in_force(standing: &Standing) -> InForce {
     let lacks = |pods: &PodsStanding| pods.covered < pods.chosen;
     match settle::in_force(standing) {
         InForce::Everywhere if standing.pods.as_ref().is_some_and(lacks) => InForce::Partial,
+        InForce::Everywhere if standing.pods.as_ref().is_some_and(|it| it.by_policy > 0) => {
+            InForce::Unseen
+        }
         in_force => match &standing.user {
             Some(user) => of_user(in_force, user),
             None => in_force,

@@ -72,6 +72,9 @@ struct Detail {
     addresses: Vec<String>,
     /// What made it and would replace it, such as ReplicaSet/web-5d9.
     controller: Option<String>,
+    /// Of a pod that is isolated without an agent: the Deployment that replaced it. release_workload deletes the pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced_by: Option<String>,
     /// Names of the Policies that choose it.
     policies: Vec<String>,
 }
@@ -141,6 +144,7 @@ fn show(principal: &Principal, view: WorkloadView, format: ResponseFormat) -> Wo
         detail: (format == ResponseFormat::Detailed).then(|| Detail {
             addresses: list(&view.addresses),
             controller: view.controller.as_deref().map(text),
+            replaced_by: view.replaced_by.as_deref().map(text),
             policies: list(&view.policies),
         }),
         pod: text(&view.name),
@@ -189,6 +193,7 @@ mod tests {
             isolated_by: vec!["web".into()],
             held: Vec::new(),
             policies: vec!["deny".into()],
+            replaced_by: None,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::local::pods::WorkloadView;
 use crate::local::types::Held;
 use crate::mcp::answer::{Failure, Reply};
 use crate::mcp::call::{Call, Done};
+use crate::mcp::text::clean;
 use crate::mcp::{arguments, resources};
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -41,6 +42,9 @@ struct Output {
     dry_run: bool,
     /// Isolations of this agent that were deleted.
     released: Vec<String>,
+    /// Pods that are deleted with them: no agent runs on their nodes, and a Deployment has replaced them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    deleted_pods: Vec<String>,
     /// No connected agent enforces them any more, and none of these pods' isolations is held.
     lifted_everywhere: bool,
     /// Other Isolations, which keep some of these pods isolated.
@@ -59,7 +63,8 @@ pub fn define() -> Definition {
         Tool::ReleaseWorkload,
         "Release a workload",
         "Deletes this agent's own Isolation of a pod, or of the pods with these labels, so that their other \
-         policies hold again. Isolations that people or other agents wrote stay, and are named with who \
+         policies hold again. Pods that were isolated without an agent on their node are deleted: a Deployment \
+         has replaced them. Isolations that people or other agents wrote stay, and are named with who \
          wrote them.",
     )
 }
@@ -93,6 +98,7 @@ pub async fn run(call: &Call) -> Result<Reply, Failure> {
             .map(Remaining::from)
             .collect(),
         held: held(&pods),
+        deleted: deleted(&pods, &found.own),
     };
     let done = release(call, &chosen, found, remaining, input.dry_run).await;
     call.end(action, done).await
@@ -120,7 +126,19 @@ async fn found(
     Ok((found, beside))
 }
 
+/// Pods that nothing isolates any more once these are gone, and that were replaced.
+fn deleted(pods: &[WorkloadView], released: &[Isolation]) -> Vec<String> {
+    let names: BTreeSet<String> = released.iter().map(ResourceExt::name_any).collect();
+    let replaced = pods.iter().filter(|pod| pod.replaced_by.is_some());
+    let free = replaced.filter(|pod| {
+        let mut isolating = pod.isolated_by.iter();
+        !pod.isolated_by.is_empty() && isolating.all(|name| names.contains(name))
+    });
+    free.map(|pod| clean(&pod.name, 253)).collect()
+}
+
 struct Remains {
+    deleted: Vec<String>,
     still: Vec<Remaining>,
     held: Vec<HeldIsolation>,
 }
@@ -141,11 +159,16 @@ async fn release(
     dry_run: bool,
 ) -> Result<Done, Failure> {
     let released = found.release(call, dry_run).await?;
-    let Remains { still, held } = remains;
+    let Remains {
+        deleted,
+        still,
+        held,
+    } = remains;
     let output = Output {
         target: chosen.summary(),
         dry_run,
         lifted_everywhere: released.lifted && held.is_empty(),
+        deleted_pods: deleted,
         still_isolated_by: still,
         held,
         milliseconds: call.milliseconds(),
@@ -181,6 +204,23 @@ impl Output {
                 self.message
             ),
         };
+        if !self.deleted_pods.is_empty() {
+            let named: Vec<&str> = self
+                .deleted_pods
+                .iter()
+                .take(5)
+                .map(String::as_str)
+                .collect();
+            let more = match self.deleted_pods.len().saturating_sub(5) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let are = if self.dry_run { "would be" } else { "are" };
+            text.push_str(&format!(
+                " Pods that were isolated without an agent {are} deleted, their replacements run: {}{more}.",
+                named.join(", ")
+            ));
+        }
         for other in &self.still_isolated_by {
             let how = match other.written_by == own {
                 true => "list_isolations shows what to release it by".to_owned(),

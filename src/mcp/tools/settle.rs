@@ -37,6 +37,8 @@ pub enum InForce {
     Partial,
     /// Every connected one has.
     Everywhere,
+    /// All is written that cuts it off; without an agent, nobody sees what the network plugin does.
+    Unseen,
     /// Written; the operator could not be asked in time.
     Unknown,
 }

@@ -241,7 +241,7 @@ impl Output {
                 self.parts(),
                 self.message
             ),
-            InForce::Everywhere | InForce::Partial => format!(
+            InForce::Everywhere | InForce::Partial | InForce::Unseen => format!(
                 "{user} is suspended {end}{}; {} open connections were cut; {} ms.{}",
                 self.parts(),
                 self.connections_cut,

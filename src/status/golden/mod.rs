@@ -18,10 +18,10 @@ use serde_json::Value;
 
 use crate::api::{ApiKeyScope, Isolation, Policy, stamps};
 use crate::domain::applied::{Accounts, Applied, Datapath, DeviceApplied, WardApplied};
-use crate::domain::cluster::{Namespace, Node, OthersPolicy, Pod};
+use crate::domain::cluster::{Namespace, Node, OthersPolicy, Pod, ReplicaSet};
 use crate::domain::compile::{Compiled, compile};
 use crate::domain::names::{DeviceId, ObjectKey};
-use crate::domain::world::{Device, HeldIsolation, Resource, Settings, World};
+use crate::domain::world::{Device, HeldIsolation, Resource, Settings, Stripping, World};
 use crate::yaml;
 
 #[derive(Deserialize)]
@@ -45,6 +45,11 @@ struct Case {
     /// Those that others wrote, by `namespace/policy`.
     #[serde(default)]
     network_policies: BTreeMap<String, OthersPolicy>,
+    /// By `namespace/replicaset`.
+    #[serde(default)]
+    replica_sets: BTreeMap<String, ReplicaSet>,
+    #[serde(default)]
+    stripping: Stripping,
     #[serde(default)]
     objects: Vec<Value>,
     /// Isolations that are gone and kept in force.
@@ -156,6 +161,8 @@ fn world(case: &Case) -> World {
     world.namespaces = case.namespaces.clone();
     world.nodes = case.nodes.clone();
     world.others_policies = keyed(&case.network_policies);
+    world.replica_sets = keyed(&case.replica_sets);
+    world.stripping = case.stripping.clone();
     for object in &case.objects {
         match object["kind"].as_str() {
             Some("Policy") => {

@@ -9,13 +9,14 @@ use crate::api::{ApiKeyScopeStatus, IsolationStatus, PolicyStatus};
 use crate::domain::applied::Applied;
 use crate::domain::compile::Compiled;
 use crate::domain::enforcement::{
-    AccessGrant, DefaultRule, Defaults, DeviceState, Enforcement, ManagementRule, ObservedRule,
-    PeerSet, Ports, QuarantinePath, Rule, SelfIsolation, Source, SuspendedUsers, WardGroup,
-    WardIsolation,
+    AccessGrant, DefaultRule, Defaults, DeviceState, Enforcement, Found, ManagementRule,
+    ObservedRule, PeerSet, Ports, QuarantinePath, Rule, SelfIsolation, Source, StrippedPod,
+    SuspendedUsers, WardGroup, WardIsolation,
 };
 use crate::domain::names::ObjectKey;
 use crate::domain::verdict::{
-    Acceptance, IsolationVerdict, PolicyVerdict, ScopeVerdict, SuspendedUser, Verdicts, Workloads,
+    Acceptance, IsolationVerdict, PolicyVerdict, ScopeVerdict, Strip, SuspendedUser, Verdicts,
+    Workloads,
 };
 use crate::status;
 
@@ -30,6 +31,7 @@ pub fn compiled(compiled: &Compiled) -> Value {
         network_policies,
         access,
         suspended_users,
+        stripped,
     } = enforcement;
     let Verdicts {
         policies,
@@ -44,6 +46,7 @@ pub fn compiled(compiled: &Compiled) -> Value {
             json!({"serviceAccount": service_account, "role": role})
         }),
         "suspendedUsers": suspended_users_of(suspended_users),
+        "stripped": map(stripped, stripped_pod),
         "policies": map(policies, policy),
         "isolations": map(isolations, isolation),
         "scopes": map(scopes, scope),
@@ -243,11 +246,48 @@ fn workloads_of(workloads: &Workloads) -> Value {
         wards,
         without_agent,
         without_address,
+        stripped,
     } = workloads;
     json!({
         "wards": map(wards, |ward| json!({"device": ward.device, "addresses": ward.addresses, "started": ward.started.map(|at| at.to_string())})),
         "withoutAgent": map(without_agent, |words| words.clone().into()),
         "withoutAddress": names(without_address),
+        "stripped": map(stripped, |strip| {
+            let Strip { deployment, network_policy, done, waits, let_through, not_carried } = strip;
+            json!({
+                "deployment": deployment,
+                "networkPolicy": network_policy.to_string(),
+                "done": done,
+                "waits": waits,
+                "letThrough": let_through,
+                "notCarried": not_carried,
+            })
+        }),
+    })
+}
+
+fn stripped_pod(pod: &StrippedPod) -> Value {
+    let StrippedPod {
+        uid,
+        deployment,
+        isolations,
+        network_policy,
+        found,
+    } = pod;
+    let found = match found {
+        Found::Whole => json!("Whole"),
+        Found::Stripped {
+            bare,
+            noted,
+            terminating,
+        } => json!({"bare": bare, "noted": noted, "terminating": terminating}),
+    };
+    json!({
+        "uid": uid,
+        "deployment": deployment,
+        "isolations": isolations,
+        "networkPolicy": network_policy.to_string(),
+        "found": found,
     })
 }
 
