@@ -72,7 +72,7 @@ struct Output {
     expires_at: Option<String>,
     /// From the call to the answer.
     milliseconds: u64,
-    /// Milliseconds of each part of the way, by name and in their order; their sum is `milliseconds`.
+    /// Each part of the way, in order.
     #[schemars(with = "BTreeMap<String, f64>")]
     stages_ms: Stages,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -83,15 +83,13 @@ struct Output {
 #[derive(Debug, Default, Serialize, JsonSchema)]
 struct Pods {
     chosen: usize,
-    /// Of these, those that are cut off: read back by the agent of their node, or, where there is none, from
-    /// the API server. In a dry run, those that would be.
+    /// Cut off, read back; in a dry run, those that would be.
     covered: usize,
-    /// Of the covered ones, those without an agent on their node: a NetworkPolicy cuts them off, as far as the
-    /// network plugin enforces it.
+    /// Covered by a NetworkPolicy alone, for no agent runs on their node.
     by_network_policy: usize,
-    /// Those that are not covered first.
+    /// Not covered ones first.
     each: Vec<Pod>,
-    /// How many are not in `each`.
+    /// Not in `each`.
     left_out: usize,
 }
 
@@ -102,8 +100,7 @@ struct Pod {
     /// What is missing, or to be known beside it.
     #[serde(skip_serializing_if = "String::is_empty")]
     why: String,
-    /// No agent runs on its node, and this Deployment replaces it: its labels are taken away, and
-    /// release_workload deletes it.
+    /// Without an agent: the Deployment that replaces it; its labels go, and release_workload deletes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     replaced_by: Option<String>,
 }

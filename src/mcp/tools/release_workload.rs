@@ -42,7 +42,7 @@ struct Output {
     dry_run: bool,
     /// Isolations of this agent that were deleted.
     released: Vec<String>,
-    /// Pods that are deleted with them: no agent runs on their nodes, and a Deployment has replaced them.
+    /// Pods without an agent, which a Deployment has replaced.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     deleted_pods: Vec<String>,
     /// No connected agent enforces them any more, and none of these pods' isolations is held.

@@ -37,7 +37,7 @@ pub enum InForce {
     Partial,
     /// Every connected one has.
     Everywhere,
-    /// All is written that cuts it off; without an agent, nobody sees what the network plugin does.
+    /// By a NetworkPolicy, unseen.
     Unseen,
     /// Written; the operator could not be asked in time.
     Unknown,
