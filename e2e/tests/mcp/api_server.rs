@@ -2,9 +2,12 @@
 
 use libtest_mimic::Trial;
 use seawall::access::{Decision, Tool};
+use seawall::api::stamps;
 use serde_json::{Value, json};
 
 use super::stand::Stand;
+use crate::caller::{Caller, assert_refused};
+use crate::charts::SYSTEM;
 use crate::harness::case;
 use crate::tests::admission::tenant::{DEVICE, OTHER_DEVICE, containing, rule};
 
@@ -49,13 +52,13 @@ async fn undecided() -> anyhow::Result<()> {
             &reads,
             "isolate_device",
             isolating(DEVICE, "30m"),
-            "cannot create resource \"isolations\"",
+            "cannot get resource \"isolations\"",
         ),
         (
             &reads,
             "isolate_device",
             dry(isolating(DEVICE, "30m")),
-            "cannot create resource \"isolations\"",
+            "cannot get resource \"isolations\"",
         ),
         (
             &acts,
@@ -104,10 +107,26 @@ async fn undecided() -> anyhow::Result<()> {
         assert_eq!(code, "refused_by_api_server", "{found}");
         assert!(found.contains(words), "{tool}: {found}");
     }
+    writes_nothing(&stand, "reads").await?;
     let outcomes = stand.operator.logged("outcome");
     assert_eq!(outcomes.len(), 9);
     for outcome in outcomes {
         assert_eq!(outcome["data"]["result"], "refused", "{outcome}");
     }
     stand.end().await
+}
+
+/// The tools look for what is there before they write. Nor does the write pass by itself.
+async fn writes_nothing(stand: &Stand, agent: &str) -> anyhow::Result<()> {
+    let server = stand.tenant.cluster.kubeconfig_for(SYSTEM, "seawall-mcp");
+    let user = stamps::agent_user(stand.tenant.namespace, agent);
+    let agent = Caller::impersonated(&server.await?, &user).await?;
+    for (kind, words) in [
+        ("Isolation", "cannot create resource \"isolations\""),
+        ("Policy", "cannot create resource \"policies\""),
+    ] {
+        let object = stand.tenant.object(kind, "by-itself", json!({}));
+        assert_refused(agent.try_create(&object).await, words);
+    }
+    Ok(())
 }

@@ -343,7 +343,7 @@ async fn undecided() -> anyhow::Result<()> {
         (
             &reads,
             json!({"pod": "web-0"}),
-            "cannot create resource \"isolations\"",
+            "cannot get resource \"isolations\"",
         ),
     ] {
         let (code, said) = client.failure("isolate_workload", isolating(what)).await?;
