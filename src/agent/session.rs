@@ -13,9 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Streaming};
 
 use super::bundle::{Position, SignedBundle};
-use super::enforcer::{self, Acknowledged, Tampering};
+use super::enforcer::{self, Acknowledged, Standing, Tampering};
 use super::identity::{Credentials, Identity};
-use super::nft::Suspended;
 use super::operator_channel::{connect, innermost};
 use super::status::StatusFile;
 use super::words::printable;
@@ -109,7 +108,7 @@ impl Session {
             applied: {
                 let standing = self.enforcer.standing.borrow();
                 let position = standing.applied.as_ref();
-                position.map(|position| applied(position, &standing.accounts))
+                position.map(|position| applied(position, &standing))
             },
         };
         outgoing.send(agent_message::Message::Hello(hello)).await?;
@@ -183,7 +182,7 @@ impl Session {
     }
 
     fn applied(&self, position: &Position) -> Applied {
-        applied(position, &self.enforcer.standing.borrow().accounts)
+        applied(position, &self.enforcer.standing.borrow())
     }
 
     async fn answer(&self, outgoing: &Outgoing, message: OperatorMessage) -> anyhow::Result<()> {
@@ -293,13 +292,16 @@ fn said(address: &str, status: &tonic::Status) -> anyhow::Error {
     }
 }
 
-fn applied(position: &Position, accounts: &Suspended) -> Applied {
+fn applied(position: &Position, standing: &Standing) -> Applied {
+    let accounts = &standing.accounts;
+    let restored = standing.restored.map(|at| at.elapsed().as_millis());
     Applied {
         epoch: position.epoch,
         revision: position.revision,
         state_hash: position.state_hash.clone(),
         suspended_accounts: accounts.dropped.keys().cloned().collect(),
         spared_accounts: accounts.spared.iter().cloned().collect(),
+        restored_ms_ago: restored.and_then(|ms| u64::try_from(ms).ok()),
     }
 }
 

@@ -73,6 +73,8 @@ pub struct DeviceApplied {
     pub wards: Arc<BTreeMap<String, WardApplied>>,
     /// When each of them came under its rules at the addresses that it has, where that was seen.
     pub covered_at: Arc<BTreeMap<String, Timestamp>>,
+    /// When its agent had brought all rules about again that it had found gone, after a reboot say.
+    pub restored_at: Option<Timestamp>,
     /// Packets that its rules met, to and from the wards of each group, since they were loaded.
     pub seen: BTreeMap<String, u64>,
     pub datapath: Datapath,
@@ -100,8 +102,14 @@ impl DeviceApplied {
 
     /// For how long the ward ran before the rules were there, where that was seen.
     pub fn gap(&self, pod: &ObjectKey, ward: &Ward) -> Option<SignedDuration> {
-        let covered = self.covered_at.get(&pod.to_string())?;
-        let gap = covered.duration_since(ward.started?);
+        let started = ward.started?;
+        let seen = self.covered_at.get(&pod.to_string()).copied();
+        // Rules that were there before it started may have been gone when it did.
+        let covered = match seen.is_some_and(|seen| seen >= started) {
+            true => seen,
+            false => seen.max(self.restored_at),
+        };
+        let gap = covered?.duration_since(started);
         Some(gap.max(SignedDuration::ZERO))
     }
 
@@ -151,4 +159,46 @@ pub enum Datapath {
     /// Packets were seen at the wards' interfaces and none by the rules: the datapath goes around them, as
     /// an eBPF one does.
     Bypasses,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The gap of a pod that started then, in seconds.
+    fn gap(started: i64, covered: Option<i64>, restored: Option<i64>) -> Option<i64> {
+        let at = |second| Timestamp::from_second(second).expect("a small number");
+        let covered = covered.map(|second| ("plant/web".to_owned(), at(second)));
+        let device = DeviceApplied {
+            covered_at: Arc::new(covered.into_iter().collect()),
+            restored_at: restored.map(at),
+            ..DeviceApplied::default()
+        };
+        let ward = Ward {
+            device: DeviceId::from_ulid(ulid::Ulid::from_parts(0, 1)),
+            addresses: BTreeSet::new(),
+            started: Some(at(started)),
+        };
+        let gap = device.gap(&ObjectKey::new("plant", "web"), &ward);
+        gap.map(|gap| gap.as_secs())
+    }
+
+    #[test]
+    fn a_gap_is_from_the_start_until_the_rules_were_there() {
+        assert_eq!(gap(10, Some(13), None), Some(3));
+        assert_eq!(gap(10, Some(9), None), Some(0));
+        assert_eq!(gap(10, None, None), None);
+    }
+
+    #[test]
+    fn a_pod_that_starts_after_a_reboot_is_uncovered_until_the_rules_are_back() {
+        assert_eq!(gap(100, Some(13), Some(104)), Some(4));
+        assert_eq!(gap(100, None, Some(104)), Some(4));
+        assert_eq!(gap(100, Some(13), Some(98)), Some(0));
+    }
+
+    #[test]
+    fn a_pod_that_was_covered_since_it_started_ran_no_longer_uncovered_because_rules_came_back() {
+        assert_eq!(gap(10, Some(13), Some(500)), Some(3));
+    }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -25,6 +25,9 @@ const MOST_SENT: usize = 8;
 /// A bundle that was neither acknowledged nor refused is sent again after this, then half as often.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+/// Two tellings of one moment are not further apart.
+const RETELLING: SignedDuration = SignedDuration::from_secs(2);
 
 /// Refusals and tampering of one device that are told: in a burst, and a second. A device whose root is
 /// lost could fill the audit log with them.
@@ -80,6 +83,8 @@ pub struct Member {
     pub(super) in_force: Option<Arc<Desired>>,
     /// When each ward came under the rules, where that was seen.
     covered_at: Arc<BTreeMap<String, Timestamp>>,
+    /// When the device's agent had brought its rules about again that it had found gone, after a reboot say.
+    restored_at: Option<Timestamp>,
     refused: Option<String>,
     /// What it last said of the accounts of suspended users, since this operator started.
     accounts: Accounts,
@@ -108,6 +113,7 @@ impl Member {
             sent: VecDeque::new(),
             in_force: None,
             covered_at: Arc::default(),
+            restored_at: None,
             refused: None,
             accounts: Accounts::default(),
             deliveries: Deliveries::default(),
@@ -212,8 +218,9 @@ impl Member {
             }
             return news;
         };
+        let restored = self.note_restored(applied, at);
         if self.applied_hash() == Some(&applied.state_hash) {
-            return self.note_accounts(applied);
+            return self.note_accounts(applied) | restored;
         }
         self.note_applied(applied, 0, at);
         true
@@ -232,6 +239,22 @@ impl Member {
         {
             session.promised = None;
         }
+    }
+
+    /// Whether that is news. Told again and again, it is the same moment but for the time that the telling takes.
+    fn note_restored(&mut self, applied: &proto::Applied, at: Timestamp) -> bool {
+        let Some(ago) = applied.restored_ms_ago else {
+            return false;
+        };
+        let Ok(restored) = at.checked_sub(Duration::from_millis(ago)) else {
+            return false;
+        };
+        let known = self.restored_at.map(|known| restored.duration_since(known));
+        let news = known.is_none_or(|later| later > RETELLING);
+        if news {
+            self.restored_at = Some(restored);
+        }
+        news
     }
 
     /// Whether that is news.
@@ -382,6 +405,7 @@ impl Member {
                 .map(|state| Arc::clone(&state.wards))
                 .unwrap_or_default(),
             covered_at: Arc::clone(&self.covered_at),
+            restored_at: self.restored_at,
             seen: self.seen(),
             datapath: self.datapath,
             accounts: self.accounts(),

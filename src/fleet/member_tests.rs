@@ -266,3 +266,27 @@ fn after_a_restart_a_device_that_may_be_isolated_comes_from_where_it_did() {
     let known = restarted.record.standing.connects_from;
     assert_eq!(known, Some("10.0.0.1".parse().unwrap()));
 }
+
+#[test]
+fn rules_that_an_agent_brought_about_again_are_told_once_as_news() {
+    let mut member = connected();
+    let isolated = isolated();
+    member.set_desired(Some(isolated.clone()));
+    member.taken(&isolated);
+    member.acknowledged(&applied(&isolated, 1), 0, Timestamp::UNIX_EPOCH);
+    assert_eq!(member.applied().restored_at, None);
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let told = |ago| proto::Applied {
+        restored_ms_ago: Some(ago),
+        ..applied(&isolated, 1)
+    };
+    assert!(member.reported(Some(&told(4_000)), at(104)));
+    assert_eq!(member.applied().restored_at, Some(at(100)));
+    // A stream later, and the telling took a second.
+    assert!(!member.reported(Some(&told(60_000)), at(161)));
+    assert_eq!(member.applied().restored_at, Some(at(100)));
+    // Another reboot.
+    assert!(member.reported(Some(&told(500)), at(300)));
+    // More than all time.
+    assert!(!member.reported(Some(&told(u64::MAX)), at(300)));
+}

@@ -45,6 +45,8 @@ pub struct Standing {
     pub operator: Vec<SocketAddr>,
     /// Of suspended users.
     pub accounts: Suspended,
+    /// As [`Enforcer::restored`].
+    pub restored: Option<std::time::Instant>,
 }
 
 /// The enforcer, for those who ask it.
@@ -199,6 +201,7 @@ impl Actor {
             isolated: self.enforcer.is_isolated(),
             operator: self.enforcer.operator(),
             accounts: self.enforcer.accounts(),
+            restored: self.enforcer.restored(),
         };
         self.standing.send_if_modified(|standing| {
             let differs = *standing != now;

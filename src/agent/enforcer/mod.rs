@@ -45,6 +45,8 @@ pub struct Enforcer {
     wanted: Wanted,
     /// Whether the table was what is wanted when it was last read.
     matches: bool,
+    /// When this agent had found none of its rules in the kernel, and had brought them about.
+    restored: Option<Instant>,
     probe: Probe,
 }
 
@@ -119,6 +121,7 @@ impl Enforcer {
             steps,
             wanted: Wanted::AsFound,
             matches: false,
+            restored: None,
             probe: Probe::default(),
         }
     }
@@ -162,6 +165,9 @@ impl Enforcer {
             }) => tracing::error!("the rules could not be brought in force: {what}"),
             Some(_) if !no_table => tracing::warn!("the table had changed while no agent ran"),
             _ => {}
+        }
+        if no_table && self.position().is_some() {
+            self.restored = Some(Instant::now());
         }
         Ok(())
     }
@@ -342,6 +348,11 @@ impl Enforcer {
     /// Position of the bundle whose rules are in force, read back.
     pub fn applied(&self) -> Option<&Position> {
         self.position().filter(|_| self.matches)
+    }
+
+    /// When the kernel had none of the rules at this agent's start, since when it has them.
+    pub fn restored(&self) -> Option<Instant> {
+        self.restored
     }
 
     pub fn matches(&self) -> bool {

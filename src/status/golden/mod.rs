@@ -208,6 +208,7 @@ fn applied_of(compiled: &Compiled, acknowledged: &Acknowledged, now: Timestamp) 
             connections_cut: said.connections_cut.clone(),
             wards: Arc::new(state.map(WardApplied::all).unwrap_or_default()),
             covered_at: Arc::new(said.covered_at.clone()),
+            restored_at: None,
             seen: said.seen.clone(),
             datapath: said.datapath,
             accounts: Accounts {
