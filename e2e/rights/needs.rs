@@ -38,7 +38,7 @@ pub type Needs = BTreeMap<Need, Calls>;
 /// Adds the needs of the calls in one API server's audit log.
 pub fn read(log: &Path, needs: &mut Needs) -> anyhow::Result<()> {
     for event in AuditLog::at(log).of_accounts("seawall")? {
-        if !is_the_products(&event) {
+        if !is_the_products(&event) || is_everybodys(&event) {
             continue;
         }
         for need in needs_of(&event) {
@@ -69,6 +69,12 @@ fn is_the_products(event: &AuditEvent) -> bool {
     sent_by(Part::Operator)
         || sent_by(Part::Mcp)
         || account_of(&event.user.username) == Some((SYSTEM, "seawall-agent"))
+}
+
+/// What Kubernetes itself lets every account do, such as asking what it may.
+fn is_everybodys(event: &AuditEvent) -> bool {
+    let reason = event.annotations.get("authorization.k8s.io/reason");
+    reason.is_some_and(|reason| reason.contains(r#"ClusterRole "system:basic-user""#))
 }
 
 fn account_of(user: &str) -> Option<(&str, &str)> {

@@ -34,7 +34,7 @@ pub struct World {
 
 /// Whether pods may be cut off where no agent runs, by taking their labels away.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(tag = "state", content = "detail", rename_all = "camelCase")]
 pub enum Stripping {
     /// The operator was not asked to.
     #[default]
