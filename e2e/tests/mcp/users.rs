@@ -163,7 +163,7 @@ async fn undecided() -> anyhow::Result<()> {
         (
             &reads,
             json!({}),
-            "cannot create resource \"isolations\"".to_owned(),
+            "cannot get resource \"isolations\"".to_owned(),
         ),
     ] {
         let (code, said) = client
