@@ -7,6 +7,7 @@ mod big_world;
 mod compile;
 mod figure;
 mod isolation;
+mod pods;
 mod scale;
 mod summary;
 
@@ -18,7 +19,7 @@ use background::Background;
 use summary::Summary;
 
 /// What can be measured alone.
-const PARTS: [&str; 3] = ["compile", "scale", "isolation"];
+const PARTS: [&str; 4] = ["compile", "pods", "scale", "isolation"];
 
 /// Connected agents, in the order of the measurements.
 const AGENTS: [usize; 3] = [1, 50, 200];
@@ -40,6 +41,10 @@ pub async fn run() -> anyhow::Result<ExitCode> {
     if is_wanted("compile") {
         phase(started, "compile, in this process");
         compile::run()?;
+    }
+    if is_wanted("pods") {
+        phase(started, "a node, and pods on it");
+        pods::run(started).await?;
     }
     if is_wanted("scale") {
         scale::run(started).await?;

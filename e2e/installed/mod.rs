@@ -1,6 +1,8 @@
 //! Seawall as helm installs it, on a cluster of real nodes: operator and MCP server in a pod, an agent on each
 //! node, all from the image.
 
+pub mod chatter;
+
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,7 +1,6 @@
 //! Pods under policies and in quarantine, with every part real: nodes, pods, Seawall as helm installs it, and
 //! packets.
 
-mod chatter;
 mod pod_security;
 mod pods_come_and_go;
 mod pods_explained;

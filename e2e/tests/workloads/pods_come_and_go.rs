@@ -7,10 +7,10 @@ use anyhow::Context;
 use libtest_mimic::Trial;
 use serde_json::json;
 
-use super::chatter::{self, Listener};
 use super::{ENFORCING, PLAIN, installed};
 use crate::cluster::node::NodeOptions;
 use crate::harness::{case, eventually};
+use crate::installed::chatter::{self, Listener};
 use crate::installed::{Installed, PATIENCE};
 
 pub fn all() -> Vec<Trial> {

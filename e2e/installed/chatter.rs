@@ -1,6 +1,7 @@
 //! Pods that call from their first moment on, and a host that hears them: what they get out before they are
 //! cut off is what a gap is about.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -62,6 +63,17 @@ impl Listener {
             .filter(|(at, address)| *address == from && *at >= since);
         let (first, _) = heard.next()?;
         Some((*first, heard.next_back().map_or(*first, |(at, _)| *at)))
+    }
+
+    /// For how long each address was heard that was heard at all, since.
+    pub fn each(&self, since: Instant) -> Vec<Duration> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spans: BTreeMap<IpAddr, (Instant, Instant)> = BTreeMap::new();
+        for (at, from) in heard.iter().filter(|(at, _)| *at >= since) {
+            spans.entry(*from).or_insert((*at, *at)).1 = *at;
+        }
+        let spans = spans.into_values();
+        spans.map(|(first, last)| last - first).collect()
     }
 
     /// That nothing is heard of the address from now on.
