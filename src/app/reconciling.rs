@@ -25,7 +25,7 @@ use crate::operator::base::Base;
 use crate::operator::local_sources::{
     self, InApiServer, LocalDevices, LocalScopes, LocalStandings,
 };
-use crate::operator::{explain, kind_check, recorder};
+use crate::operator::{explain, kind_check, reporter};
 use crate::reconcile::happening::Happening;
 use crate::reconcile::holds::HoldList;
 use crate::reconcile::{Inputs, Outputs, Reconciler, in_force};
@@ -226,7 +226,7 @@ impl Operator {
     ) {
         let keeper = HoldKeeper {
             changes: self.watch_holds(),
-            recorder: recorder::of(self.client.clone()),
+            reporter: reporter::this(),
             client: self.client.clone(),
             namespace: self.args.system_namespace.clone(),
             wanted,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
 use kube::api::{Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
@@ -45,7 +45,8 @@ pub fn stored(raw: Raw) -> Result<StoredHolds, String> {
 pub struct HoldKeeper {
     pub client: Client,
     pub namespace: String,
-    pub recorder: Recorder,
+    /// Who Events come from.
+    pub reporter: Reporter,
     pub wanted: watch::Receiver<Option<HoldList>>,
     pub changes: mpsc::Receiver<Change<StoredHolds>>,
     pub mandate: Mandate,
@@ -188,7 +189,9 @@ impl HoldKeeper {
             namespace: Some(self.namespace.clone()),
             ..ObjectReference::default()
         };
-        let raised = timeout(CALL_TIMEOUT, self.recorder.publish(&event, &about)).await;
+        // One that remembers would count a second hold into the first one's Event, with the first one's words.
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        let raised = timeout(CALL_TIMEOUT, recorder.publish(&event, &about)).await;
         match raised {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "no Kubernetes Event was made about the hold"),

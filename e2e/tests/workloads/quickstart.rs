@@ -62,7 +62,7 @@ async fn typed() -> anyhow::Result<()> {
         PATIENCE,
         || async { Ok(McpClient::connect(&steps.url, key).await.ok()) },
     );
-    let isolate = json!({"pod": "web", "reason": "As the quickstart says"});
+    let isolate = json!({"pod": "web", "ttl": "1h", "reason": "As the quickstart says"});
     let answer = client.await?.call("isolate_workload", isolate).await?;
     ensure!(!answer.is_error, "{}", answer.text);
     Ok(())
