@@ -32,8 +32,9 @@ use crate::watch::{Change, Kind, Raw, Watch, Watched, cluster, narrow, pod};
 
 /// Changes of one kind that wait for their reader.
 const CHANGES: usize = 256;
-/// Agents that run have enrolled within this of the operator's start.
-const AGENTS_RETURN: SignedDuration = SignedDuration::from_secs(60);
+/// Agents that run have enrolled within this of the operator's start: they try again every five minutes at
+/// least. Labels that were taken are not given back.
+const AGENTS_RETURN: SignedDuration = SignedDuration::from_secs(10 * 60);
 
 impl Operator {
     /// The applier of one kind: where it hears what is wanted, and where it tells what is in place.

@@ -18,6 +18,7 @@ use super::outbox::Outbox;
 use super::proto;
 use super::records::{AppliedState, DeviceRecord, DeviceStanding};
 use crate::domain::applied::{Accounts, Datapath, DeviceApplied};
+use crate::domain::enforcement::DeviceState;
 use crate::local::types::RuleCount;
 
 /// States that were sent and may still be acknowledged.
@@ -229,7 +230,11 @@ impl Member {
     /// The device acknowledged a state. The connections that it cut belong to the Isolations that came
     /// with that state; where several did, each is told the number of the one transaction.
     pub fn acknowledged(&mut self, applied: &proto::Applied, cut: u32, at: Timestamp) {
-        let before = self.in_force.clone();
+        let before = match &self.record.standing.applied {
+            Some(_) => self.in_force.clone(),
+            // It had nothing in force ever before.
+            None => Some(Arc::new(Desired::new(DeviceState::default()))),
+        };
         self.note_applied(applied, cut, at);
         self.note_covered(before.as_deref(), at);
         self.refused = None;

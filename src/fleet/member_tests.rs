@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::api::TrustLevel;
-use crate::domain::enforcement::{DeviceState, Source, SourceKind};
+use crate::domain::enforcement::{DeviceState, Source, SourceKind, WardGroup};
 use crate::domain::names::DeviceId;
 use crate::fleet::claims::MOST_CLAIMS;
 
@@ -289,4 +289,35 @@ fn rules_that_an_agent_brought_about_again_are_told_once_as_news() {
     assert!(member.reported(Some(&told(500)), at(300)));
     // More than all time.
     assert!(!member.reported(Some(&told(u64::MAX)), at(300)));
+}
+
+#[test]
+fn wards_of_a_device_that_had_nothing_before_are_covered_from_its_first_state_on() {
+    let group = WardGroup {
+        members: BTreeMap::from([("plant/web".to_owned(), addresses(&["10.0.0.1"]))]),
+        ..WardGroup::default()
+    };
+    let desired = Arc::new(Desired::new(DeviceState {
+        wards: BTreeMap::from([("w1".to_owned(), group)]),
+        ..DeviceState::default()
+    }));
+    let at = Timestamp::from_second(100).unwrap();
+    let mut fresh = connected();
+    fresh.set_desired(Some(desired.clone()));
+    fresh.taken(&desired);
+    fresh.acknowledged(&applied(&desired, 1), 0, at);
+    assert_eq!(fresh.applied().covered_at.get("plant/web"), Some(&at));
+    // What was in force before nobody knows any more: when each was covered isn't known either.
+    let mut known = connected();
+    known.reported(
+        Some(&proto::Applied {
+            state_hash: "of another operator's time".to_owned(),
+            ..proto::Applied::default()
+        }),
+        at,
+    );
+    known.set_desired(Some(desired.clone()));
+    known.taken(&desired);
+    known.acknowledged(&applied(&desired, 2), 0, at);
+    assert_eq!(known.applied().covered_at.get("plant/web"), None);
 }

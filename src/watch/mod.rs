@@ -116,14 +116,9 @@ pub fn is_ours(metadata: &ObjectMeta, manager: &str) -> bool {
             .get(stamps::MANAGED_BY)
             .is_some_and(|value| value == stamps::MANAGED_BY_SEAWALL)
     });
-    labelled && was_written_by(metadata, manager, "Apply")
-}
-
-fn was_written_by(metadata: &ObjectMeta, manager: &str, operation: &str) -> bool {
-    metadata.managed_fields.as_ref().is_some_and(|entries| {
-        entries.iter().any(|entry| {
-            entry.manager.as_deref() == Some(manager)
-                && entry.operation.as_deref() == Some(operation)
+    let mut entries = metadata.managed_fields.iter().flatten();
+    labelled
+        && entries.any(|entry| {
+            entry.manager.as_deref() == Some(manager) && entry.operation.as_deref() == Some("Apply")
         })
-    })
 }

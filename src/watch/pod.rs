@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodSpec, PodStatus,
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::Raw;
 use super::cluster::{addresses, controller, part};
-use super::{Raw, was_written_by};
 use crate::api::{Protocol, stamps};
 use crate::domain::cluster::{Mark, Pod, Stripped};
 use crate::domain::enforcement::Ports;
@@ -60,14 +60,13 @@ fn lasting(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.containers.iter().chain(sidecars)
 }
 
-/// What was taken from it, as its annotation says. Anybody could write that; our field manager's entry comes
-/// only from our writes, and the UID is not that of a copy.
+/// What was taken from it, as its annotation says. Admission lets nobody but the operator write that, and the
+/// UID is not that of a copy.
 pub fn stripped(metadata: &ObjectMeta) -> Option<Stripped> {
     let text = metadata.annotations.as_ref()?.get(stamps::ISOLATED)?;
     let mark: Mark = serde_json::from_str(text).ok()?;
     let its_own = metadata.uid.as_ref() == Some(&mark.pod);
-    let ours = was_written_by(metadata, stamps::STRIPPED_MANAGER, "Update");
-    (its_own && ours).then(|| Stripped {
+    its_own.then(|| Stripped {
         mark,
         terminating: metadata.deletion_timestamp.is_some(),
     })

@@ -178,14 +178,42 @@ async fn pods() -> anyhow::Result<()> {
     let words = "the operator changes no annotation of a pod but its own";
     let patch = labels(bare(), json!({(ISOLATED): "{}", "owner": "me"}));
     assert_refused(operator.merge(&pod, "", &patch).await, words);
+    let patch = labels(bare(), json!({(ISOLATED): "{}", "another": "one"}));
+    assert_refused(operator.merge(&pod, "", &patch).await, words);
+    let words = "the operator changes neither a pod's finalizers nor its owners";
+    for (field, value) in [
+        ("finalizers", json!(["seawall.dev/stay"])),
+        (
+            "ownerReferences",
+            json!([{"apiVersion": "v1", "kind": "Pod", "name": "gone", "uid": "none"}]),
+        ),
+    ] {
+        let mut patch = labels(bare(), says());
+        patch["metadata"][field] = value;
+        assert_refused(operator.merge(&pod, "", &patch).await, words);
+    }
     let words = "the operator changes nothing of what a pod runs";
     let mut patch = labels(bare(), says());
     patch["spec"] = json!({"activeDeadlineSeconds": 1});
     assert_refused(operator.merge(&pod, "", &patch).await, words);
     assert_refused(operator.create(&pod).await, "cannot create resource");
 
+    // The note is nobody else's, whatever rights they have.
+    let words = "is the operator's note of the labels that it took";
+    let noted = |note: Value| json!({"metadata": {"annotations": {(ISOLATED): note}}});
+    let forged = tenant.admin.merge(&pod, "", &noted(json!("{}"))).await;
+    assert_refused(forged, words);
     let patch = labels(bare(), says());
     operator.merge(&pod, "", &patch).await?;
+    for note in [json!(null), json!("{\"pod\": \"another\"}")] {
+        assert_refused(tenant.admin.merge(&pod, "", &noted(note)).await, words);
+    }
+    let owner = json!({"metadata": {"annotations": {"owner": "another"}}});
+    tenant.admin.merge(&pod, "", &owner).await?;
+    let mut copy = pod.clone();
+    copy["metadata"]["name"] = json!("copy");
+    copy["metadata"]["annotations"] = json!({(ISOLATED): "{}"});
+    assert_refused(tenant.admin.create(&copy).await, words);
     operator.delete(&pod).await?;
     Ok(())
 }

@@ -163,7 +163,6 @@ mod tests {
         let pod = metadata(json!({
             "uid": "u", "resourceVersion": "8", "labels": {(stamps::ISOLATED): "u", "app": "db"},
             "annotations": {(stamps::ISOLATED): mark.to_string()},
-            "managedFields": [{"manager": stamps::STRIPPED_MANAGER, "operation": "Update"}],
         }));
         let patch = patch(&pod, &wanted());
         let gone = json!({"app": null, (stamps::ISOLATED): "u"});
