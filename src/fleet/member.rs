@@ -1,17 +1,18 @@
 //! One enrolled device as the leader knows it: its record, what should be in force on it, what is, and
 //! its session. Pure bookkeeping; no clock, no network, no store.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::allowance::Allowance;
 use super::clean;
+use super::covered::Covered;
 use super::delivery::Deliveries;
 use super::desired::{Desired, Signed};
 use super::outbox::Outbox;
@@ -26,9 +27,6 @@ const MOST_SENT: usize = 8;
 /// A bundle that was neither acknowledged nor refused is sent again after this, then half as often.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
-
-/// Two tellings of one moment are not further apart.
-const RETELLING: SignedDuration = SignedDuration::from_secs(2);
 
 /// Refusals and tampering of one device that are told: in a burst, and a second. A device whose root is
 /// lost could fill the audit log with them.
@@ -82,10 +80,7 @@ pub struct Member {
     sent: VecDeque<Arc<Desired>>,
     /// The state behind `record.standing.applied`, where it is known.
     pub(super) in_force: Option<Arc<Desired>>,
-    /// When each ward came under the rules, where that was seen.
-    covered_at: Arc<BTreeMap<String, Timestamp>>,
-    /// When the device's agent had brought its rules about again that it had found gone, after a reboot say.
-    restored_at: Option<Timestamp>,
+    covered: Covered,
     refused: Option<String>,
     /// What it last said of the accounts of suspended users, since this operator started.
     accounts: Accounts,
@@ -113,8 +108,7 @@ impl Member {
             signed: None,
             sent: VecDeque::new(),
             in_force: None,
-            covered_at: Arc::default(),
-            restored_at: None,
+            covered: Covered::default(),
             refused: None,
             accounts: Accounts::default(),
             deliveries: Deliveries::default(),
@@ -219,7 +213,7 @@ impl Member {
             }
             return news;
         };
-        let restored = self.note_restored(applied, at);
+        let restored = self.covered.restored(applied, at);
         if self.applied_hash() == Some(&applied.state_hash) {
             return self.note_accounts(applied) | restored;
         }
@@ -236,7 +230,9 @@ impl Member {
             None => Some(Arc::new(Desired::new(DeviceState::default()))),
         };
         self.note_applied(applied, cut, at);
-        self.note_covered(before.as_deref(), at);
+        if let (Some(before), Some(now)) = (before, &self.in_force) {
+            self.covered.moved(&before, now, at);
+        }
         self.refused = None;
         if let Some(session) = &mut self.session
             && let Some(promise) = &session.promised
@@ -244,22 +240,6 @@ impl Member {
         {
             session.promised = None;
         }
-    }
-
-    /// Whether that is news. Told again and again, it is the same moment but for the time that the telling takes.
-    fn note_restored(&mut self, applied: &proto::Applied, at: Timestamp) -> bool {
-        let Some(ago) = applied.restored_ms_ago else {
-            return false;
-        };
-        let Ok(restored) = at.checked_sub(Duration::from_millis(ago)) else {
-            return false;
-        };
-        let known = self.restored_at.map(|known| restored.duration_since(known));
-        let news = known.is_none_or(|later| later > RETELLING);
-        if news {
-            self.restored_at = Some(restored);
-        }
-        news
     }
 
     /// Whether that is news.
@@ -319,27 +299,6 @@ impl Member {
             at,
             isolations,
         });
-    }
-
-    /// Takes note of wards that are new since the state before, which has to be known for that.
-    fn note_covered(&mut self, before: Option<&Desired>, at: Timestamp) {
-        let (Some(before), Some(now)) = (before, &self.in_force) else {
-            return;
-        };
-        if before.wards == now.wards {
-            return;
-        }
-        let addresses = |state: &Desired, ward: &String| {
-            let applied = state.wards.get(ward);
-            applied.map(|applied| applied.addresses.clone())
-        };
-        let known = &self.covered_at;
-        let covered = now.wards.keys().filter_map(|ward| {
-            let same = addresses(before, ward) == addresses(now, ward);
-            let at = if same { *known.get(ward)? } else { at };
-            Some((ward.clone(), at))
-        });
-        self.covered_at = Arc::new(covered.collect());
     }
 
     /// The state with this hash, if it is one that was wanted or sent.
@@ -409,8 +368,8 @@ impl Member {
             wards: in_force
                 .map(|state| Arc::clone(&state.wards))
                 .unwrap_or_default(),
-            covered_at: Arc::clone(&self.covered_at),
-            restored_at: self.restored_at,
+            covered_at: self.covered.at(),
+            restored_at: self.covered.restored_at(),
             seen: self.seen(),
             datapath: self.datapath,
             accounts: self.accounts(),

@@ -15,6 +15,7 @@ mod allowance;
 mod claims;
 mod clean;
 pub mod cli;
+mod covered;
 mod delivery;
 mod desired;
 mod enrol;
