@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::tenant::{Agent, DEVICE, Tenant, containing, containing_users, in_minutes};
 use crate::caller::assert_refused;
-use crate::harness::case;
+use crate::harness::{case, eventually};
 
 pub fn all() -> Vec<Trial> {
     vec![
@@ -83,6 +83,19 @@ async fn protected() -> anyhow::Result<()> {
     let mut everybody = containing(&[DEVICE]);
     everybody["targets"]["users"] = json!({"all": true});
     let bot = tenant.agent("bot", everybody, &[DEVICE]).await?;
+    // What a scope says holds once the API server's admission has seen the scope.
+    let itself = suspending(&bot, "itself", "bot", Value::Null);
+    let limit = std::time::Duration::from_secs(20);
+    eventually("the API server to know the scope", limit, || async {
+        match bot.caller.create(&itself).await {
+            Err(_) => Ok(Some(())),
+            Ok(_) => {
+                tenant.admin.delete(&itself).await?;
+                Ok(None)
+            }
+        }
+    })
+    .await?;
     let account = bot.user.clone();
     let system = "cannot be suspended";
     let itself = "the ApiKeyScope bot does not suspend itself";
