@@ -39,7 +39,7 @@ soak: preflight ## Load and restarts for as long as SOAK_MINUTES says
 	$(E2E) soak
 
 # PART='name' measures one part; an unknown one lists them.
-bench: preflight ## Compile, and latency from the tool call to the last packet (optimized build; PART=name for one)
+bench: preflight ## Compile, pods, a large fleet, and an isolation's way to the last packet (optimized build; PART=name for one)
 	$(BENCH) bench $(PART)
 
 lint: preflight ## Formatting, clippy, licences and sources of dependencies (ADVISORIES=1: known advisories too)

@@ -15,12 +15,12 @@ use seawall::reconcile::records::InForceStore;
 use seawall::store::Store;
 use serde_json::Value;
 
+pub use crate::charts::SYSTEM;
 use crate::cluster::{ControlPlane, Options, free_port};
 use crate::harness::eventually;
 use crate::process::{self, Daemon, Outcome};
 use crate::run;
 
-pub const SYSTEM: &str = "seawall-system";
 /// The operator's user in the API server's audit log.
 pub const USER: &str = "system:serviceaccount:seawall-system:seawall";
 pub const PATIENCE: Duration = Duration::from_secs(30);

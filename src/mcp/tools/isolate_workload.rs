@@ -190,11 +190,6 @@ fn output(call: &Call, chosen: &Chosen, isolated: &Isolated) -> Output {
         dry_run,
     } = isolated;
     let standing = standing.as_ref();
-    let message = match standing {
-        Some(standing) => standing.message.clone(),
-        None if *dry_run => previewed.message.clone(),
-        None => String::new(),
-    };
     let pods = match dry_run {
         true => previewed.pods.as_ref(),
         false => standing.and_then(|standing| standing.pods.as_ref()),
@@ -213,7 +208,7 @@ fn output(call: &Call, chosen: &Chosen, isolated: &Isolated) -> Output {
         milliseconds: call.milliseconds(),
         // Set when the last of them has ended.
         stages_ms: Stages::default(),
-        message,
+        message: isolated.message(),
     }
 }
 

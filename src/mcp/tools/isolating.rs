@@ -42,6 +42,15 @@ impl Isolated {
             None => InForce::Unknown,
         }
     }
+
+    /// What the operator says of it, or would.
+    pub fn message(&self) -> String {
+        match &self.standing {
+            _ if self.dry_run => self.previewed.message.clone(),
+            Some(standing) => standing.message.clone(),
+            None => String::new(),
+        }
+    }
 }
 
 /// As [`settle::in_force`], told from what nothing can enforce, and with every pod, and all of a user, in mind.

@@ -184,10 +184,9 @@ fn output(call: &Call, named: &Named, isolated: &Isolated) -> Output {
         dry_run,
     } = isolated;
     let standing = standing.as_ref();
-    let (user, message) = match (dry_run, standing) {
-        (true, _) => (previewed.user.as_ref(), previewed.message.clone()),
-        (false, Some(standing)) => (standing.user.as_ref(), standing.message.clone()),
-        (false, None) => (None, String::new()),
+    let user = match dry_run {
+        true => previewed.user.as_ref(),
+        false => standing.and_then(|standing| standing.user.as_ref()),
     };
     let user = user.cloned().unwrap_or_default();
     Output {
@@ -206,7 +205,7 @@ fn output(call: &Call, named: &Named, isolated: &Isolated) -> Output {
         milliseconds: call.milliseconds(),
         // Set when the last of them has ended.
         stages_ms: Stages::default(),
-        message,
+        message: isolated.message(),
     }
 }
 
