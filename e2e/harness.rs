@@ -45,8 +45,13 @@ where
                 Err(_) => bail!("not done after {} s", LIMIT.as_secs()),
             }
         });
-        run::note_duration(&name, began.elapsed());
-        outcome.map_err(|error| format!("{error:#}").into())
+        let took = began.elapsed();
+        run::note_duration(&name, took);
+        outcome.map_err(|error| {
+            // Said at once, where the log of a long run may be cut before its end.
+            eprintln!("{name}: after {:.1} s: {error:#}", took.as_secs_f64());
+            format!("{error:#}").into()
+        })
     })
 }
 

@@ -121,9 +121,22 @@ impl AuditLog {
         Self { path: path.into() }
     }
 
-    /// The end of the log now. An answer may reach its client shortly before its line is here.
+    /// The end of the last whole line now. An answer may reach its client shortly before its line is here.
     pub fn mark(&self) -> anyhow::Result<Mark> {
-        Ok(Mark(std::fs::metadata(&self.path)?.len()))
+        let mut file = File::open(&self.path)?;
+        let mut end = file.metadata()?.len();
+        let mut block = [0; 4096];
+        while end > 0 {
+            let start = end.saturating_sub(block.len() as u64);
+            let part = &mut block[..(end - start) as usize];
+            file.seek(SeekFrom::Start(start))?;
+            file.read_exact(part)?;
+            if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
+                return Ok(Mark(start + at as u64 + 1));
+            }
+            end = start;
+        }
+        Ok(Mark::default())
     }
 
     /// The answered requests whose lines were written after `mark`.

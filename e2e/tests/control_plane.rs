@@ -10,8 +10,10 @@ use kube::api::{ListParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::json;
 
+use crate::cluster::audit::AuditLog;
 use crate::cluster::{ControlPlane, Options};
 use crate::harness::{case, eventually};
+use crate::run;
 
 pub fn all() -> Vec<Trial> {
     vec![
@@ -36,6 +38,10 @@ pub fn all() -> Vec<Trial> {
             rbac,
         ),
         case("the audit log names who wrote", audit_names_who_wrote),
+        case(
+            "a place in the audit log never lies within a line",
+            marks_are_between_lines,
+        ),
         case("an admission policy is enforced", admission_policy),
         case("a deleted namespace goes away", namespace_goes),
     ]
@@ -194,6 +200,37 @@ kind: ValidatingAdmissionPolicyBinding
 metadata: {name: no-forbidden-names}
 spec: {policyName: no-forbidden-names, validationActions: [Deny]}
 "#;
+
+/// The API server writes a long line in parts, and whoever looks may come between them.
+async fn marks_are_between_lines() -> anyhow::Result<()> {
+    let path = run::scratch("audit-marks")?.join("audit.log");
+    let line = |verb: &str| {
+        let event = json!({
+            "stage": "ResponseComplete",
+            "verb": verb,
+            "user": {"username": "somebody"},
+            "userAgent": "x".repeat(10_000),
+        });
+        format!("{event}\n")
+    };
+    let (first, second) = (line("create"), line("patch"));
+    std::fs::write(&path, &first[..9_000])?;
+    let log = AuditLog::at(&path);
+    let verbs = |mark| -> anyhow::Result<Vec<String>> {
+        let events = log.since(mark)?;
+        Ok(events.into_iter().map(|event| event.verb).collect())
+    };
+    let none = log.mark()?;
+    std::fs::write(&path, format!("{first}{}", &second[..9_000]))?;
+    let one = log.mark()?;
+    assert_eq!(verbs(none)?, ["create"]);
+    assert!(verbs(one)?.is_empty());
+    std::fs::write(&path, format!("{first}{second}"))?;
+    assert_eq!(verbs(none)?, ["create", "patch"]);
+    assert_eq!(verbs(one)?, ["patch"]);
+    assert!(verbs(log.mark()?)?.is_empty());
+    Ok(())
+}
 
 async fn admission_policy() -> anyhow::Result<()> {
     let cluster = ControlPlane::shared().await?;

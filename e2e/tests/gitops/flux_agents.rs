@@ -138,6 +138,8 @@ async fn ten_times() -> anyhow::Result<()> {
     all.git.commit("An isolation", &[file]).await?;
     let (_, client) = agent(all, "ten", "ten-bot").await?;
     let device = &all.site.device("ws-3").id;
+    // Whatever was written until now has its line in the log by then.
+    all.rounds("ten-of-git", 1).await?;
     let mark = all.site.plane.audit().mark()?;
     let mut names = vec!["ten-of-git".to_owned(), "ten-bot".to_owned()];
     for round in 1..=10 {
