@@ -39,7 +39,7 @@ pub struct Operator {
     /// The gateway of the lab, where agents reach it.
     address: String,
     port: u16,
-    desired: Mutex<BTreeMap<DeviceId, DeviceState>>,
+    desired: Mutex<BTreeMap<DeviceId, Arc<DeviceState>>>,
     events: Mutex<mpsc::Receiver<FleetEvent>>,
     stop: CancellationToken,
     server: JoinHandle<anyhow::Result<()>>,
@@ -151,7 +151,7 @@ impl Operator {
         let mut state = state;
         state.operator.insert(self.address());
         let mut desired = self.desired.lock().await;
-        desired.insert(agent.id()?, state.clone());
+        desired.insert(agent.id()?, Arc::new(state.clone()));
         self.fleet.set_desired(vec![desired.clone()]);
         Ok(state)
     }
@@ -244,7 +244,7 @@ pub struct Stopped {
     folder: PathBuf,
     address: String,
     port: u16,
-    desired: BTreeMap<DeviceId, DeviceState>,
+    desired: BTreeMap<DeviceId, Arc<DeviceState>>,
 }
 
 impl Stopped {

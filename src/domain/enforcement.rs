@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -18,7 +19,8 @@ use crate::api::{Access, Action, Direction, Protocol};
 /// The whole of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Enforcement {
-    pub devices: BTreeMap<DeviceId, DeviceState>,
+    /// One that stays as it was is the same in memory from one time to the next.
+    pub devices: BTreeMap<DeviceId, Arc<DeviceState>>,
     pub network_policies: BTreeMap<ObjectKey, NetworkPolicySpec>,
     /// By the scope's key.
     pub access: BTreeMap<ObjectKey, AccessGrant>,
@@ -129,7 +131,7 @@ pub struct DeviceState {
     pub quarantine_paths: BTreeSet<QuarantinePath>,
     /// Rules in the order of evaluation, both directions; the first that matches decides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Arc<Rule>>,
     /// What unmatched traffic meets.
     #[serde(default)]
     pub defaults: Defaults,
@@ -164,7 +166,7 @@ pub struct WardGroup {
     pub isolation: Option<WardIsolation>,
     /// As [`DeviceState::rules`], with a ward in the device's place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Arc<Rule>>,
     #[serde(default, skip_serializing_if = "Defaults::is_empty")]
     pub defaults: Defaults,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -281,7 +283,7 @@ pub struct Rule {
 #[serde(rename_all = "camelCase")]
 pub struct ObservedRule {
     #[serde(flatten)]
-    pub rule: Rule,
+    pub rule: Arc<Rule>,
     /// Whether its policy observes; the verdict of one that enforces is not news.
     pub observing: bool,
 }

@@ -14,7 +14,7 @@ use crate::domain::names::DeviceId;
 /// A state and its hash, computed once.
 #[derive(Debug)]
 pub struct Desired {
-    pub state: DeviceState,
+    pub state: Arc<DeviceState>,
     pub hash: String,
     /// The resources in it, to be handed out without a copy.
     pub sources: Arc<BTreeSet<Source>>,
@@ -24,7 +24,8 @@ pub struct Desired {
 }
 
 impl Desired {
-    pub fn new(state: DeviceState) -> Self {
+    pub fn new(state: impl Into<Arc<DeviceState>>) -> Self {
+        let state = state.into();
         Self {
             since: Instant::now(),
             hash: state.hash(),
@@ -58,7 +59,7 @@ impl Fleet {
     /// The whole of what should be in force, in the order of its waves: the first is sent at once, each
     /// later one when those before it have answered, or 100 ms later. A device that has a state
     /// already, or was told to apply it, is not told again. A device in no wave keeps what it has.
-    pub fn set_desired(&self, waves: Vec<BTreeMap<DeviceId, DeviceState>>) {
+    pub fn set_desired(&self, waves: Vec<BTreeMap<DeviceId, Arc<DeviceState>>>) {
         let known = self.known_states();
         let mut named = BTreeSet::new();
         let mut first = BTreeSet::new();
@@ -86,7 +87,7 @@ impl Fleet {
     /// Makes these states the wanted ones and answers with who has to be told. `now`: they are.
     fn set_wave(
         &self,
-        wave: BTreeMap<DeviceId, DeviceState>,
+        wave: BTreeMap<DeviceId, Arc<DeviceState>>,
         known: &BTreeMap<DeviceId, Arc<Desired>>,
         now: bool,
     ) -> BTreeSet<DeviceId> {
@@ -207,7 +208,7 @@ impl Fleet {
             revision,
             state_hash: desired.hash.clone(),
             issued_at: records::now(),
-            state: desired.state.clone(),
+            state: DeviceState::clone(&desired.state),
         };
         let payload = serde_json::to_vec(&bundle).expect("a bundle is always JSON");
         let signature = self.0.keys.bundles.sign(&payload).to_vec();

@@ -25,6 +25,7 @@ mod width;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -85,7 +86,7 @@ pub fn compile(world: &World, now: Timestamp) -> Compiled {
 impl Compiled {
     fn state(&mut self, device: &DeviceId) -> &mut DeviceState {
         let devices = &mut self.enforcement.devices;
-        devices.entry(device.clone()).or_default()
+        Arc::make_mut(devices.entry(device.clone()).or_default())
     }
 }
 

@@ -6,6 +6,7 @@
 //! which is why the Deny is reported all the same.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{
@@ -34,7 +35,7 @@ impl Draft<'_> {
         &mut self,
         key: &ObjectKey,
         spec: &PolicySpec,
-        rules: &[Rule],
+        rules: &[Arc<Rule>],
     ) -> (Option<ObjectKey>, Vec<String>) {
         if let Some(words) = obstacle(key, spec) {
             return (None, vec![words.into()]);
@@ -96,7 +97,7 @@ fn rule_obstacle(rule: &Rule, denied: bool) -> Option<&'static str> {
     }
 }
 
-fn network_policy(spec: &PolicySpec, rules: &[Rule]) -> NetworkPolicySpec {
+fn network_policy(spec: &PolicySpec, rules: &[Arc<Rule>]) -> NetworkPolicySpec {
     let directions = [Direction::Egress, Direction::Ingress];
     let types = directions
         .into_iter()
@@ -143,7 +144,7 @@ type Entry = (
 
 /// What the Policy allows of a direction. A rule of which nothing is left has no entry: an empty one would
 /// allow everything.
-fn allowed(spec: &PolicySpec, rules: &[Rule], direction: Direction) -> Vec<Entry> {
+fn allowed(spec: &PolicySpec, rules: &[Arc<Rule>], direction: Direction) -> Vec<Entry> {
     let of_direction = |action| {
         let rules = spec.rules.iter().zip(rules);
         rules.filter(move |(_, rule)| rule.direction == direction && rule.action == action)

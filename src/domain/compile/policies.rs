@@ -2,6 +2,7 @@
 //! system namespace's come before the tenant's; `order` has the rest of the order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -25,9 +26,9 @@ pub struct InForce<'w> {
     pub tier: u8,
     pub priority: i32,
     pub observing: bool,
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Arc<Rule>>,
     /// The same, with the addresses of the pods that are peers.
-    pub rules_for_wards: Vec<Rule>,
+    pub rules_for_wards: Vec<Arc<Rule>>,
     pub default: Option<WrittenDefaults>,
     devices: BTreeSet<DeviceId>,
     pub wards: BTreeMap<ObjectKey, Ward>,
@@ -64,7 +65,7 @@ impl<'w> Draft<'w> {
         key: &ObjectKey,
         policy: &Resource<PolicySpec>,
         verdict: &mut PolicyVerdict,
-    ) -> Result<Vec<Rule>, Acceptance> {
+    ) -> Result<Vec<Arc<Rule>>, Acceptance> {
         let spec = &policy.spec;
         if spec.disabled {
             return Err(Acceptance::Waiting {
@@ -128,7 +129,7 @@ impl<'w> Draft<'w> {
         &self,
         key: &'w ObjectKey,
         policy: &'w Resource<PolicySpec>,
-        rules: Vec<Rule>,
+        rules: Vec<Arc<Rule>>,
         verdict: &PolicyVerdict,
     ) -> InForce<'w> {
         InForce {
@@ -163,11 +164,11 @@ impl<'w> Draft<'w> {
             for device in &policy.devices {
                 let state = self.compiled.state(device);
                 if !policy.observing {
-                    state.rules.push(rule.clone());
+                    state.rules.push(Arc::clone(rule));
                 }
                 if observed.contains(device) {
                     state.observed_rules.push(ObservedRule {
-                        rule: rule.clone(),
+                        rule: Arc::clone(rule),
                         observing: policy.observing,
                     });
                 }
@@ -193,7 +194,7 @@ impl<'w> Draft<'w> {
         &mut self,
         key: &ObjectKey,
         policy: &Resource<PolicySpec>,
-        rules: &[Rule],
+        rules: &[Arc<Rule>],
         verdict: &mut PolicyVerdict,
     ) {
         let spec = &policy.spec;
@@ -220,19 +221,21 @@ impl<'w> Draft<'w> {
     }
 
     /// The rules with the addresses of the pods that are their peers.
-    fn with_pods(&self, key: &ObjectKey, spec: &PolicySpec, rules: &[Rule]) -> Vec<Rule> {
+    fn with_pods(&self, key: &ObjectKey, spec: &PolicySpec, rules: &[Arc<Rule>]) -> Vec<Arc<Rule>> {
         let rules = spec.rules.iter().zip(rules);
         let with_pods = rules.map(|(written, rule)| {
-            let mut rule = rule.clone();
-            if let (Some(workloads), PeerSet::Networks(networks)) =
-                (&written.peers.workloads, &mut rule.peers)
-            {
-                let pods = self.pods(&key.namespace, &workloads.pod_selector);
-                let pods = addresses(pods).into_iter().map(IpNet::from);
-                let all: Vec<IpNet> = networks.iter().copied().chain(pods).collect();
-                *networks = IpNet::aggregate(&all).into_iter().collect();
-            }
-            rule
+            let (Some(workloads), PeerSet::Networks(networks)) =
+                (&written.peers.workloads, &rule.peers)
+            else {
+                return Arc::clone(rule);
+            };
+            let pods = self.pods(&key.namespace, &workloads.pod_selector);
+            let pods = addresses(pods).into_iter().map(IpNet::from);
+            let all: Vec<IpNet> = networks.iter().copied().chain(pods).collect();
+            Arc::new(Rule {
+                peers: PeerSet::Networks(IpNet::aggregate(&all).into_iter().collect()),
+                ..Rule::clone(rule)
+            })
         });
         with_pods.collect()
     }

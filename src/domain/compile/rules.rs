@@ -2,6 +2,7 @@
 //! form, so that the same peers always give the same state.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -15,7 +16,7 @@ use crate::domain::names::{DeviceId, ObjectKey};
 /// The rules of a Policy, and the ids in them that stand for no enrolled device or for another tenant's.
 #[derive(Debug, Default)]
 pub struct Resolved {
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Arc<Rule>>,
     pub unknown: BTreeSet<String>,
     pub foreign: BTreeSet<DeviceId>,
 }
@@ -34,13 +35,13 @@ impl Draft<'_> {
             let peers = self
                 .peers(reach, &rule.peers, &mut resolved)
                 .map_err(of_rule)?;
-            resolved.rules.push(Rule {
+            resolved.rules.push(Arc::new(Rule {
                 id: format!("{key}/{}", rule.name),
                 direction: rule.direction,
                 action: rule.action,
                 peers,
                 ports: ports(&rule.ports).map_err(of_rule)?,
-            });
+            }));
         }
         Ok(resolved)
     }

@@ -2,6 +2,7 @@
 //! Policies are one group, so that a pod that comes or goes changes an address and no rule.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -185,11 +186,11 @@ fn judged_by(policies: &[&InForce<'_>]) -> WardGroup {
     for (policy, position) in in_order(policies) {
         let rule = &policy.rules_for_wards[position];
         if !policy.observing {
-            group.rules.push(rule.clone());
+            group.rules.push(Arc::clone(rule));
         }
         if observed {
             group.observed_rules.push(ObservedRule {
-                rule: rule.clone(),
+                rule: Arc::clone(rule),
                 observing: policy.observing,
             });
         }

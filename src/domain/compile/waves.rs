@@ -2,6 +2,7 @@
 //! loosens anything. What can't be told apart counts as loosening.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Compiled;
 use super::management::within;
@@ -11,7 +12,7 @@ use crate::api::{Action, Direction};
 use crate::domain::enforcement::{DefaultRule, DeviceState, PeerSet, Rule, WardGroup};
 use crate::domain::names::DeviceId;
 
-type Wave = BTreeMap<DeviceId, DeviceState>;
+type Wave = BTreeMap<DeviceId, Arc<DeviceState>>;
 
 impl Compiled {
     /// Every device's state, in the order to send. `before` is what was sent last, if anything was.
@@ -19,7 +20,11 @@ impl Compiled {
         let mut waves: [Wave; 3] = Default::default();
         for (id, state) in &self.enforcement.devices {
             let last = before.and_then(|before| before.enforcement.devices.get(id));
-            waves[turn(last, state) as usize].insert(id.clone(), state.clone());
+            let turn = match last {
+                Some(last) if Arc::ptr_eq(last, state) => Turn::Tightens,
+                last => turn(last.map(|last| &**last), state),
+            };
+            waves[turn as usize].insert(id.clone(), Arc::clone(state));
         }
         waves.into_iter().filter(|wave| !wave.is_empty()).collect()
     }
@@ -141,10 +146,10 @@ fn name(rule: &Rule) -> Name<'_> {
 
 /// Nothing is looser when an Allow goes or gets narrower and a Deny comes or gets wider, wherever it is in
 /// the order; as long as what stays keeps its order.
-fn rules_loosen(last: &[Rule], next: &[Rule]) -> bool {
+fn rules_loosen(last: &[Arc<Rule>], next: &[Arc<Rule>]) -> bool {
     let (old, new): (BTreeSet<_>, BTreeSet<_>) = (
-        last.iter().map(name).collect(),
-        next.iter().map(name).collect(),
+        last.iter().map(|rule| name(rule)).collect(),
+        next.iter().map(|rule| name(rule)).collect(),
     );
     let gone = last.iter().filter(|rule| !new.contains(&name(rule)));
     let come = next.iter().filter(|rule| !old.contains(&name(rule)));
@@ -154,11 +159,11 @@ fn rules_loosen(last: &[Rule], next: &[Rule]) -> bool {
         return true;
     }
     let stayed = last.iter().filter(|rule| new.contains(&name(rule)));
-    let stay: Vec<&Rule> = next
+    let stay: Vec<&Arc<Rule>> = next
         .iter()
         .filter(|rule| old.contains(&name(rule)))
         .collect();
-    let stayed: Vec<&Rule> = stayed.collect();
+    let stayed: Vec<&Arc<Rule>> = stayed.collect();
     let mut pairs = stayed.iter().zip(&stay);
     stayed.len() != stay.len() || pairs.any(|(last, next)| rule_loosens(last, next))
 }
@@ -207,7 +212,7 @@ mod tests {
 
     fn with_rules(rules: &[Rule]) -> DeviceState {
         DeviceState {
-            rules: rules.to_vec(),
+            rules: rules.iter().cloned().map(Arc::new).collect(),
             ..DeviceState::default()
         }
     }
@@ -350,7 +355,7 @@ mod tests {
         };
         let denies = |address| {
             let group = WardGroup {
-                rules: vec![rule("deny", Action::Deny, &["10.0.0.0/8"])],
+                rules: vec![Arc::new(rule("deny", Action::Deny, &["10.0.0.0/8"]))],
                 ..WardGroup::default()
             };
             ward("shop/web", address, group)

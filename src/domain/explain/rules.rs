@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Connection;
 use super::answer::Did;
@@ -15,7 +16,7 @@ use crate::domain::enforcement::{
 
 /// What is judged by, of a device itself or of a group of its wards.
 pub struct RuleSet<'s> {
-    rules: &'s [Rule],
+    rules: &'s [Arc<Rule>],
     defaults: &'s Defaults,
     observed_rules: &'s [ObservedRule],
     observed_defaults: &'s Defaults,

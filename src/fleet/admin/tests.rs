@@ -105,7 +105,7 @@ async fn tags_are_changed_and_a_device_is_revoked_by_a_person() {
     assert_eq!(tags, tagging.set);
     assert_eq!(lab.fleet.devices()[&device.id].tags, tags);
     lab.fleet
-        .set_desired(vec![[(device.id.clone(), isolated())].into()]);
+        .set_desired(vec![[(device.id.clone(), isolated().into())].into()]);
     let isolated = admin.client.revoke(&device.id, false).await.unwrap_err();
     assert!(isolated.to_string().contains("--release"), "{isolated}");
     assert_eq!(lab.fleet.devices().len(), 1);

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
@@ -152,7 +153,7 @@ async fn an_address_keeps_the_time_of_its_first_claim_until_it_is_given_up() {
     let device = Device::new(&lab).await;
     let agent = device.hello(&lab, None).await;
     lab.until_connected(&device.id, true).await;
-    let nothing = BTreeMap::from([(device.id.clone(), DeviceState::default())]);
+    let nothing = BTreeMap::from([(device.id.clone(), Arc::<DeviceState>::default())]);
     lab.fleet.set_desired(vec![nothing]);
     let addresses = |lab: &Lab| lab.fleet.devices()[&device.id].addresses.clone();
     let says = async |texts: &[&str]| {

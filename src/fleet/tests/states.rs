@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ use crate::fleet::waves::WAVE_PATIENCE;
 use crate::fleet::witness::Happening;
 
 /// A state that these Isolations, by UID, contributed to.
-fn state(isolations: &[&str]) -> DeviceState {
+fn state(isolations: &[&str]) -> Arc<DeviceState> {
     let sources = isolations.iter().map(|uid| Source {
         kind: SourceKind::Isolation,
         namespace: "acme".to_owned(),
@@ -21,14 +22,14 @@ fn state(isolations: &[&str]) -> DeviceState {
         uid: (*uid).to_owned(),
         generation: 1,
     });
-    DeviceState {
+    Arc::new(DeviceState {
         sources: sources.collect(),
         ..Default::default()
-    }
+    })
 }
 
-fn for_all(devices: &[&Device], state: &DeviceState) -> Vec<BTreeMap<DeviceId, DeviceState>> {
-    let states = devices.iter().map(|d| (d.id.clone(), state.clone()));
+fn for_all(devices: &[&Device], state: &Arc<DeviceState>) -> Vec<BTreeMap<DeviceId, Arc<DeviceState>>> {
+    let states = devices.iter().map(|d| (d.id.clone(), Arc::clone(state)));
     vec![states.collect()]
 }
 

@@ -206,7 +206,7 @@ fn applied_of(compiled: &Compiled, acknowledged: &Acknowledged, now: Timestamp) 
             at: state.map(|_| now),
             refused: said.refused.clone(),
             connections_cut: said.connections_cut.clone(),
-            wards: Arc::new(state.map(WardApplied::all).unwrap_or_default()),
+            wards: Arc::new(state.map(|state| WardApplied::all(state)).unwrap_or_default()),
             covered_at: Arc::new(said.covered_at.clone()),
             restored_at: None,
             seen: said.seen.clone(),

@@ -40,7 +40,7 @@ pub fn compiled(compiled: &Compiled) -> Value {
     } = verdicts;
     short(json!({
         "wakeAt": wake_at,
-        "devices": map(devices, state),
+        "devices": map(devices, |it| state(it)),
         "networkPolicies": map(network_policies, |spec| json!(spec)),
         "access": map(access, |AccessGrant { service_account, role }| {
             json!({"serviceAccount": service_account, "role": role})
@@ -99,7 +99,7 @@ fn state(state: &DeviceState) -> Value {
         "sources": sources.iter().map(source).collect::<Vec<_>>(),
         "quarantined": quarantined,
         "quarantinePaths": quarantine_paths.iter().map(path).collect::<Vec<_>>(),
-        "rules": rules.iter().map(rule).collect::<Vec<_>>(),
+        "rules": rules.iter().map(|it| rule(it)).collect::<Vec<_>>(),
         "defaults": defaults_of(defaults),
         "observedRules": observed_rules.iter().map(observed).collect::<Vec<_>>(),
         "observedDefaults": defaults_of(observed_defaults),
@@ -128,7 +128,7 @@ fn ward_group(group: &WardGroup) -> Value {
     let mut value = json!({
         "members": members,
         "sources": sources.iter().map(source).collect::<Vec<_>>(),
-        "rules": rules.iter().map(rule).collect::<Vec<_>>(),
+        "rules": rules.iter().map(|it| rule(it)).collect::<Vec<_>>(),
         "defaults": defaults_of(defaults),
         "observedRules": observed_rules.iter().map(observed).collect::<Vec<_>>(),
         "observedDefaults": defaults_of(observed_defaults),

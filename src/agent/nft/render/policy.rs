@@ -2,6 +2,8 @@
 //! packet's side of its connection. Policies that observe have chains of their own, visited first, whose
 //! rules count and never decide.
 
+use std::sync::Arc;
+
 use nftables::stmt::Statement;
 
 use super::super::expr::{self, ConnectionSide, Side, State};
@@ -55,7 +57,7 @@ impl Way {
 
 /// The policies that one is under, who may be this host or a group of its wards.
 pub struct Policies<'a> {
-    pub rules: &'a [Rule],
+    pub rules: &'a [Arc<Rule>],
     pub defaults: &'a Defaults,
     pub observed_rules: &'a [ObservedRule],
     pub observed_defaults: &'a Defaults,
