@@ -92,12 +92,20 @@ fn inside() -> ExitCode {
         Some("soak") => return run_command(soak::run()),
         _ => {}
     }
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), tests::all());
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or_else(test_threads);
+    let conclusion = libtest_mimic::run(&arguments, tests::all());
     let rights = run_command(rights::judge(&conclusion));
     match conclusion.has_failed() {
         true => conclusion.exit_code(),
         false => rights,
     }
+}
+
+/// More than there are processors: tests of real parts wait most of the time.
+fn test_threads() -> Option<usize> {
+    let processors = std::thread::available_parallelism().ok()?;
+    Some(processors.get() + 2)
 }
 
 fn run_command(body: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {

@@ -8,6 +8,9 @@ use std::sync::Mutex;
 use super::pki::{IdentityFiles, TokenSigner};
 use super::toolset::Toolset;
 
+/// Where the Services of a control plane have their addresses.
+pub const SERVICES: &str = "10.40.0.0/16";
+
 /// A TCP port of loopback that is free and that no other call was given.
 pub fn free_port() -> anyhow::Result<u16> {
     static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
@@ -71,7 +74,7 @@ impl ApiServer<'_> {
                 self.client_authority.display()
             ))
             .arg("--authorization-mode=Node,RBAC")
-            .arg("--service-cluster-ip-range=10.40.0.0/16")
+            .arg(format!("--service-cluster-ip-range={SERVICES}"))
             .arg("--service-account-issuer=https://kubernetes.default.svc")
             .arg(format!(
                 "--service-account-signing-key-file={}",

@@ -28,7 +28,7 @@ use tokio::sync::OnceCell;
 
 use crate::process::{self, Daemon, Outcome};
 use audit::AuditLog;
-pub use components::free_port;
+pub use components::{SERVICES, free_port};
 use ground::Ground;
 pub use ground::audit_log;
 use kubeconfig::{Credential, Server};

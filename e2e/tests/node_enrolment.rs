@@ -13,6 +13,7 @@ use libtest_mimic::Trial;
 use rcgen::{KeyPair, SigningKey};
 use serde_json::{Value, json};
 
+use crate::cluster::SERVICES;
 use crate::harness::{case, eventually};
 use crate::lab::Host;
 use crate::process::{self, Daemon, Outcome};
@@ -39,8 +40,6 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const ACCOUNT: &str = "seawall-agent";
 const AUDIENCE: &str = "seawall-fleet";
 pub const NODE: &str = "worker-1";
-/// Where Services have their addresses.
-const SERVICES: &str = "10.96.0.0/16";
 
 /// A site whose operator enrols nodes.
 pub async fn site() -> anyhow::Result<Site> {

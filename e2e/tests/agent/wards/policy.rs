@@ -122,14 +122,13 @@ async fn both_sides() -> anyhow::Result<()> {
                 tcp6: reached,
                 ..Reach::NONE
             };
-            let found = reach(client, &allowed, LIMIT).await?;
+            let (found, at_other, from_third) = tokio::try_join!(
+                reach(client, &allowed, LIMIT),
+                reach(client, &other, LIMIT),
+                reach(&stand.third, &allowed, LIMIT),
+            )?;
             assert_eq!(found, expected, "{wiring:?} {on_client} {on_server}");
-            assert_eq!(
-                reach(client, &other, LIMIT).await?,
-                Reach::NONE,
-                "{wiring:?}"
-            );
-            let from_third = reach(&stand.third, &allowed, LIMIT).await?;
+            assert_eq!(at_other, Reach::NONE, "{wiring:?}");
             assert_eq!(from_third, Reach::NONE, "{wiring:?}");
         }
     }
