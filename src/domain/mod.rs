@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod compile;
 pub mod enforcement;
 pub mod explain;
+pub mod facts;
 pub mod labels;
 pub mod names;
 pub mod tools;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::cluster::{Namespace, Node, OthersPolicy, Pod, ReplicaSet};
+use super::facts::Facts;
 use super::names::{DeviceId, ObjectKey};
 use crate::api::{ApiKeyScopeSpec, IsolationSpec, PolicySpec, TrustLevel};
 
@@ -16,19 +17,19 @@ use crate::api::{ApiKeyScopeSpec, IsolationSpec, PolicySpec, TrustLevel};
 #[derive(Clone, Debug, Default)]
 pub struct World {
     pub settings: Settings,
-    pub policies: BTreeMap<ObjectKey, Resource<PolicySpec>>,
-    pub isolations: BTreeMap<ObjectKey, Resource<IsolationSpec>>,
-    pub scopes: BTreeMap<ObjectKey, Resource<ApiKeyScopeSpec>>,
-    pub devices: BTreeMap<DeviceId, Device>,
+    pub policies: Facts<ObjectKey, Resource<PolicySpec>>,
+    pub isolations: Facts<ObjectKey, Resource<IsolationSpec>>,
+    pub scopes: Facts<ObjectKey, Resource<ApiKeyScopeSpec>>,
+    pub devices: Facts<DeviceId, Device>,
     /// Isolations that are gone from the API server and stay in force until a person confirms, by UID.
-    pub held: BTreeMap<String, HeldIsolation>,
+    pub held: Facts<String, HeldIsolation>,
     /// Pods that are not finished.
-    pub pods: BTreeMap<ObjectKey, Pod>,
-    pub namespaces: BTreeMap<String, Namespace>,
-    pub nodes: BTreeMap<String, Node>,
+    pub pods: Facts<ObjectKey, Pod>,
+    pub namespaces: Facts<String, Namespace>,
+    pub nodes: Facts<String, Node>,
     /// NetworkPolicies that other people wrote.
-    pub others_policies: BTreeMap<ObjectKey, OthersPolicy>,
-    pub replica_sets: BTreeMap<ObjectKey, ReplicaSet>,
+    pub others_policies: Facts<ObjectKey, OthersPolicy>,
+    pub replica_sets: Facts<ObjectKey, ReplicaSet>,
     pub stripping: Stripping,
 }
 
@@ -46,7 +47,7 @@ pub enum Stripping {
 }
 
 /// What the operator was configured with.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
     /// The tenant that may speak for the whole fleet.

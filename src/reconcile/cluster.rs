@@ -1,14 +1,14 @@
 //! Facts about the cluster as the watches tell of them. Pods change all the time: what changes no fact
 //! says so, and the loop does not turn for it.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 
 use anyhow::{Context, Result};
 use tokio::sync::mpsc;
 
 use crate::domain::cluster::{Namespace, Node, OthersPolicy, Pod, ReplicaSet};
+use crate::domain::facts::{Facts, OfTenant};
 use crate::domain::names::ObjectKey;
 use crate::domain::world::World;
 use crate::watch::{Change, Kind};
@@ -192,9 +192,9 @@ impl Fact for Pod {
 }
 
 impl Listed {
-    fn take<K: Ord, T: Fact>(
+    fn take<K: Ord + Clone, T: Fact + OfTenant<K>>(
         &mut self,
-        facts: &mut BTreeMap<K, T>,
+        facts: &mut Facts<K, T>,
         named: impl Fn(ObjectKey) -> K,
         change: Change<Option<T>>,
     ) -> bool {
@@ -224,55 +224,52 @@ impl Listed {
     }
 
     /// The list is complete: exactly what is not in it is gone.
-    fn reset<K: Ord, T: Fact>(
+    fn reset<K: Ord + Clone, T: Fact + OfTenant<K>>(
         &mut self,
-        facts: &mut BTreeMap<K, T>,
+        facts: &mut Facts<K, T>,
         named: impl Fn(ObjectKey) -> K,
         objects: BTreeMap<ObjectKey, Option<T>>,
     ) -> bool {
         // Before the first list nothing was compiled, so even an empty one is news.
         let mut news = !std::mem::replace(&mut self.read, true);
-        let mut before = std::mem::take(facts);
+        let mut vanished: BTreeSet<K> = facts.keys().cloned().collect();
         for (key, uid) in &self.malformed {
-            news |= remove_if_replaced(&mut before, named(key.clone()), uid);
-            let key = named(key.clone());
-            if let Some((key, known)) = before.remove_entry(&key) {
-                facts.insert(key, known);
-            }
+            news |= remove_if_replaced(facts, named(key.clone()), uid);
+            vanished.remove(&named(key.clone()));
         }
         for (key, fact) in objects {
             let key = named(key);
-            if let Some((key, known)) = before.remove_entry(&key) {
-                facts.insert(key, known);
-            }
+            vanished.remove(&key);
             news |= apply(facts, key, fact);
         }
-        news | !before.is_empty()
+        facts.retain(|key, _| !vanished.contains(key)) || news
     }
 }
 
-fn apply<K: Ord, T: Fact>(facts: &mut BTreeMap<K, T>, key: K, fact: Option<T>) -> bool {
+fn apply<K: Ord + Clone, T: Fact + OfTenant<K>>(
+    facts: &mut Facts<K, T>,
+    key: K,
+    fact: Option<T>,
+) -> bool {
     let Some(mut fact) = fact else {
         return facts.remove(&key).is_some();
     };
-    match facts.entry(key) {
-        Entry::Vacant(place) => {
-            place.insert(fact);
-            true
-        }
-        Entry::Occupied(mut known) => {
-            fact.follow(known.get());
-            let differs = *known.get() != fact;
-            if differs {
-                known.insert(fact);
-            }
-            differs
+    if let Some(known) = facts.get(&key) {
+        fact.follow(known);
+        if *known == fact {
+            return false;
         }
     }
+    facts.insert(key, fact);
+    true
 }
 
 /// Another object under the name of one that is known means that the known one is gone.
-fn remove_if_replaced<K: Ord, T: Fact>(facts: &mut BTreeMap<K, T>, key: K, uid: &str) -> bool {
+fn remove_if_replaced<K: Ord + Clone, T: Fact + OfTenant<K>>(
+    facts: &mut Facts<K, T>,
+    key: K,
+    uid: &str,
+) -> bool {
     let replaced = facts.get(&key).is_some_and(|fact| fact.is_not(uid));
     replaced && facts.remove(&key).is_some()
 }

@@ -16,7 +16,7 @@ use super::tracked::Tracked;
 use crate::access::{Directory, Tool};
 use crate::api::policy::PolicyStatus;
 use crate::api::{ApiKeyScopeSpec, ApiKeyScopeStatus, IsolationSpec, IsolationStatus, PolicySpec};
-use crate::domain::compile::{Compiled, compile};
+use crate::domain::compile::{Compiled, Compiler};
 use crate::domain::world::{Settings, World};
 use crate::enforce::access::{role_bindings, service_accounts};
 use crate::metrics::{KindLabel, Metrics};
@@ -42,6 +42,7 @@ pub struct Reconciler {
     pub(super) protected_known: bool,
     /// Facts changed since the last compile.
     pub(super) dirty: bool,
+    compiler: Compiler,
     pub(super) compiled: Option<Arc<Compiled>>,
     turned: Instant,
 }
@@ -73,7 +74,7 @@ impl Reconciler {
         metrics: Metrics,
     ) -> Self {
         let mut world = World::new(settings);
-        world.devices = inputs.fleet.devices();
+        world.devices = inputs.fleet.devices().into();
         let cluster = Cluster::of(&inputs.cluster);
         Self {
             inputs,
@@ -89,6 +90,7 @@ impl Reconciler {
             leading: Leading::default(),
             protected_known: false,
             dirty: true,
+            compiler: Compiler::default(),
             compiled: None,
             turned: Instant::now(),
         }
@@ -253,10 +255,7 @@ impl Reconciler {
 
     fn take_devices(&mut self) {
         let devices = self.inputs.fleet.devices();
-        if devices != self.world.devices {
-            self.world.devices = devices;
-            self.dirty = true;
-        }
+        self.dirty |= self.world.devices.replace(devices);
     }
 
     fn take_protected(&mut self) {
@@ -311,7 +310,7 @@ impl Reconciler {
     fn compile(&mut self, now: Timestamp) {
         let began = Instant::now();
         let before = self.compiled.take();
-        let compiled = Arc::new(compile(&self.world, now));
+        let compiled = self.compiler.compile(&mut self.world, now);
         self.dirty = false;
         if self.leading.is_ready() {
             // First what is fast: everything else can wait for it.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::domain::facts::Facts;
 use crate::domain::names::ObjectKey;
 use crate::domain::world::Resource;
 use crate::watch::{Change, Malformed, Watched};
@@ -85,7 +86,7 @@ impl<Status: Clone> Tracked<Status> {
     /// that breaks an Isolation must not lift it.
     pub fn take<Spec: PartialEq>(
         &mut self,
-        facts: &mut BTreeMap<ObjectKey, Resource<Spec>>,
+        facts: &mut Facts<ObjectKey, Resource<Spec>>,
         change: Change<Watched<Spec, Status>>,
     ) -> Taken<Spec> {
         let mut taken = Taken {
@@ -106,7 +107,7 @@ impl<Status: Clone> Tracked<Status> {
 
     fn apply<Spec: PartialEq>(
         &mut self,
-        facts: &mut BTreeMap<ObjectKey, Resource<Spec>>,
+        facts: &mut Facts<ObjectKey, Resource<Spec>>,
         key: ObjectKey,
         watched: Watched<Spec, Status>,
         taken: &mut Taken<Spec>,
@@ -137,7 +138,7 @@ impl<Status: Clone> Tracked<Status> {
 
     fn not_readable<Spec>(
         &mut self,
-        facts: &mut BTreeMap<ObjectKey, Resource<Spec>>,
+        facts: &mut Facts<ObjectKey, Resource<Spec>>,
         malformed: Malformed,
         taken: &mut Taken<Spec>,
     ) {
@@ -149,7 +150,7 @@ impl<Status: Clone> Tracked<Status> {
     /// Another object under the name of one that is known means that the known one is gone.
     fn remove_if_replaced<Spec>(
         &mut self,
-        facts: &mut BTreeMap<ObjectKey, Resource<Spec>>,
+        facts: &mut Facts<ObjectKey, Resource<Spec>>,
         key: &ObjectKey,
         uid: &str,
         taken: &mut Taken<Spec>,
@@ -161,7 +162,7 @@ impl<Status: Clone> Tracked<Status> {
 
     fn remove<Spec>(
         &mut self,
-        facts: &mut BTreeMap<ObjectKey, Resource<Spec>>,
+        facts: &mut Facts<ObjectKey, Resource<Spec>>,
         key: &ObjectKey,
         taken: &mut Taken<Spec>,
     ) {
@@ -176,7 +177,7 @@ impl<Status: Clone> Tracked<Status> {
     /// The list is complete: exactly what is not in it is gone.
     fn reset<Spec: PartialEq>(
         &mut self,
-        facts: &mut BTreeMap<ObjectKey, Resource<Spec>>,
+        facts: &mut Facts<ObjectKey, Resource<Spec>>,
         objects: BTreeMap<ObjectKey, Watched<Spec, Status>>,
         malformed: Vec<Malformed>,
         taken: &mut Taken<Spec>,
@@ -208,7 +209,7 @@ impl<Status: Clone> Tracked<Status> {
 mod tests {
     use super::*;
 
-    type Facts = BTreeMap<ObjectKey, Resource<u8>>;
+    type Facts = super::Facts<ObjectKey, Resource<u8>>;
 
     fn key(name: &str) -> ObjectKey {
         ObjectKey::new("plant", name)
@@ -249,7 +250,7 @@ mod tests {
     }
 
     fn known(names: &[&str]) -> (Tracked<()>, Facts) {
-        let (mut tracked, mut facts) = (Tracked::default(), Facts::new());
+        let (mut tracked, mut facts) = (Tracked::default(), Facts::default());
         let objects = names
             .iter()
             .map(|name| (key(name), watched(name, 1)))

@@ -15,7 +15,7 @@ use crate::domain::world::Resource;
 impl Draft<'_> {
     pub(super) fn access(&mut self) {
         let holders = holders(&self.world.scopes);
-        for (key, scope) in &self.world.scopes {
+        for (key, scope) in self.question.of(&self.world.scopes) {
             let mut verdict = self.judge_scope(key, scope);
             verdict.shared_keys = shared_keys(key, &scope.spec, &holders);
             let grant = AccessGrant {

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::protected::protected_address;
+use super::question::Question;
 use crate::domain::names::DeviceId;
 use crate::domain::words::a_few;
 use crate::domain::world::{Device, World};
@@ -24,13 +25,17 @@ pub struct Addresses<'w> {
 
 impl<'w> Addresses<'w> {
     pub fn of(world: &'w World) -> Self {
+        Self::in_question(world, Question::Everybody)
+    }
+
+    pub(super) fn in_question(world: &'w World, question: Question<'_>) -> Self {
         let mut this = Self {
             world,
             claims: Claims::new(),
             used: BTreeMap::new(),
             notes: BTreeMap::new(),
         };
-        for (id, device) in &world.devices {
+        for (id, device) in question.devices(world) {
             this.claim(id, device);
         }
         for ((_, address), claims) in &this.claims {

@@ -32,13 +32,12 @@ struct InForce<'w> {
 impl<'w> Draft<'w> {
     pub(super) fn isolations(&mut self) {
         let world = self.world;
-        let listed = world
-            .isolations
-            .iter()
-            .map(|(key, isolation)| (key, isolation, false));
-        let held = world
-            .held
-            .values()
+        let question = self.question;
+        let listed = question.of(&world.isolations);
+        let listed = listed.map(|(key, isolation)| (key, isolation, false));
+        let held = world.held.values();
+        let held = held
+            .filter(|held| question.is_about(&held.key.namespace))
             .map(|held| (&held.key, &held.isolation, true));
         let mut on_devices: BTreeMap<DeviceId, Vec<InForce<'w>>> = BTreeMap::new();
         let mut suspensions = Vec::new();

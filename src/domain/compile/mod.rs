@@ -6,6 +6,7 @@
 
 mod access;
 mod addresses;
+mod compiler;
 mod isolations;
 mod management;
 mod netpol;
@@ -15,6 +16,7 @@ mod ports;
 #[cfg(test)]
 mod properties;
 mod protected;
+mod question;
 mod rules;
 mod selectors;
 mod stripping;
@@ -34,6 +36,8 @@ use super::names::{DeviceId, ObjectKey};
 use super::verdict::{Acceptance, Reason, Verdicts};
 use super::world::World;
 pub(in crate::domain) use addresses::Addresses;
+pub use compiler::Compiler;
+use question::Question;
 pub use rules::ipv4_in_ipv6;
 use selectors::Tenants;
 use wards::Wards;
@@ -53,6 +57,7 @@ pub struct Compiled {
 struct Draft<'w> {
     world: &'w World,
     now: Timestamp,
+    question: Question<'w>,
     tenants: Tenants<'w>,
     addresses: Addresses<'w>,
     node_agents: NodeAgents<'w>,
@@ -63,17 +68,24 @@ struct Draft<'w> {
 }
 
 pub fn compile(world: &World, now: Timestamp) -> Compiled {
+    compile_for(world, now, Question::Everybody)
+}
+
+/// What follows for these tenants, from their own facts; besides, of the nodes' devices what they enforce for
+/// pods of theirs.
+fn compile_for(world: &World, now: Timestamp, question: Question<'_>) -> Compiled {
     let mut draft = Draft {
         world,
         now,
-        tenants: Tenants::of(world),
-        addresses: Addresses::of(world),
+        question,
+        tenants: Tenants::of(world, question),
+        addresses: Addresses::in_question(world, question),
         node_agents: NodeAgents::of(world),
         wards: Wards::default(),
         suspended_scopes: BTreeMap::new(),
         compiled: Compiled::default(),
     };
-    for id in world.devices.keys() {
+    for (id, _) in question.devices(world) {
         let state = draft.compiled.state(id);
         state.operator = world.settings.operator.clone();
     }

@@ -39,7 +39,7 @@ impl<'w> Draft<'w> {
     pub(super) fn policies(&mut self) {
         let world = self.world;
         let mut in_force = Vec::new();
-        for (key, policy) in &world.policies {
+        for (key, policy) in self.question.of(&world.policies) {
             let mut verdict = PolicyVerdict {
                 uid: policy.uid.clone(),
                 generation: policy.generation,

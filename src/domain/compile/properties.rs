@@ -18,7 +18,7 @@ use crate::domain::names::{DeviceId, ObjectKey};
 use crate::domain::verdict::Acceptance;
 use crate::domain::world::{Device, HeldIsolation, Protected, Resource, Settings, World};
 
-const SYSTEM: &str = "seawall-system";
+pub(super) const SYSTEM: &str = "seawall-system";
 const NAMESPACES: [&str; 3] = ["harbour", "plant", SYSTEM];
 const ADDRESSES: [&str; 8] = [
     "10.0.0.1",
@@ -39,15 +39,15 @@ const NETWORKS: [&str; 6] = [
     "2001:db8::/32",
 ];
 
-fn second(second: i64) -> Timestamp {
+pub(super) fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("in range")
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     second(1_000)
 }
 
-fn id(n: u8) -> DeviceId {
+pub(super) fn id(n: u8) -> DeviceId {
     DeviceId::from_ulid(ulid::Ulid::from_parts(0, n.into()))
 }
 
@@ -226,7 +226,7 @@ fn listed<Spec: std::fmt::Debug>(
     })
 }
 
-fn world() -> impl Strategy<Value = World> {
+pub(super) fn world() -> impl Strategy<Value = World> {
     let devices = prop::collection::btree_map((0u8..8).prop_map(id), device(), 0..7);
     let held = prop::option::weighted(0.3, (namespace(), isolation()));
     (devices, listed(isolation()), listed(policy()), held).prop_map(
@@ -239,10 +239,9 @@ fn world() -> impl Strategy<Value = World> {
                     network: "10.96.0.1/32".parse().expect("a network"),
                 }],
             },
-            policies,
-            isolations,
-            scopes: BTreeMap::new(),
-            devices,
+            policies: policies.into(),
+            isolations: isolations.into(),
+            devices: devices.into(),
             held: held
                 .into_iter()
                 .map(|(namespace, spec)| {

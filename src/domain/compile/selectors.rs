@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Draft;
+use super::question::Question;
 use crate::api::{DeviceSelector, TrustLevel};
 use crate::domain::names::DeviceId;
 use crate::domain::world::{Device, World};
@@ -25,9 +26,9 @@ pub struct Tenants<'w> {
 }
 
 impl<'w> Tenants<'w> {
-    pub fn of(world: &'w World) -> Self {
+    pub fn of(world: &'w World, question: Question<'_>) -> Self {
         let mut devices: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (id, device) in &world.devices {
+        for (id, device) in question.devices(world) {
             devices
                 .entry(&*device.tenant)
                 .or_default()

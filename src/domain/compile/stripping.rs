@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::Draft;
 use super::netpol::{block, ports};
+use super::question::in_namespace;
 use super::wards::{WardsIsolation, all_of_them_allow};
 use crate::api::isolation::WorkloadTarget;
 use crate::api::{IsolationSpec, Probes, Protocol, stamps};
@@ -164,9 +165,7 @@ impl<'w> Draft<'w> {
 
     /// A NetworkPolicy of somebody that selects a pod without labels and allows something.
     fn let_through(&self, pod: &ObjectKey) -> Option<ObjectKey> {
-        let first = ObjectKey::new(&pod.namespace, "");
-        let policies = self.world.others_policies.range(first..);
-        let mut policies = policies.take_while(|(key, _)| key.namespace == pod.namespace);
+        let mut policies = in_namespace(&self.world.others_policies, &pod.namespace);
         let found = policies.find(|(_, policy)| opens_isolated(policy));
         found.map(|(key, _)| key.clone())
     }
@@ -175,7 +174,7 @@ impl<'w> Draft<'w> {
     pub(super) fn strip(&mut self) {
         let world = self.world;
         let stripped = std::mem::take(&mut self.wards.stripped);
-        for (key, pod) in &world.pods {
+        for (key, pod) in self.question.of(&world.pods) {
             let places = stripped.get(key).map_or(&[][..], |places| places);
             if places.is_empty() && pod.stripped.is_none() {
                 continue;

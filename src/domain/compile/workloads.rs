@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::Draft;
 use super::protected::protected_address;
+use super::question::in_namespace;
 use crate::domain::cluster::Pod;
 use crate::domain::labels::selects;
 use crate::domain::names::{DeviceId, ObjectKey};
@@ -99,9 +100,7 @@ impl<'w> Draft<'w> {
         namespace: &str,
         matches: impl Fn(&Pod) -> bool,
     ) -> Vec<(&'w ObjectKey, &'w Pod)> {
-        let first = ObjectKey::new(namespace, "");
-        let pods = self.world.pods.range(first..);
-        pods.take_while(|(key, _)| key.namespace == namespace)
+        in_namespace(&self.world.pods, namespace)
             .filter(|(_, pod)| matches(pod))
             .collect()
     }

@@ -28,7 +28,10 @@ fn state(isolations: &[&str]) -> Arc<DeviceState> {
     })
 }
 
-fn for_all(devices: &[&Device], state: &Arc<DeviceState>) -> Vec<BTreeMap<DeviceId, Arc<DeviceState>>> {
+fn for_all(
+    devices: &[&Device],
+    state: &Arc<DeviceState>,
+) -> Vec<BTreeMap<DeviceId, Arc<DeviceState>>> {
     let states = devices.iter().map(|d| (d.id.clone(), Arc::clone(state)));
     vec![states.collect()]
 }

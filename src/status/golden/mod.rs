@@ -156,12 +156,12 @@ fn keyed<T: Clone>(facts: &BTreeMap<String, T>) -> BTreeMap<ObjectKey, T> {
 
 fn world(case: &Case) -> World {
     let mut world = World::new(case.settings.clone());
-    world.devices = case.devices.clone();
-    world.pods = keyed(&case.pods);
-    world.namespaces = case.namespaces.clone();
-    world.nodes = case.nodes.clone();
-    world.others_policies = keyed(&case.network_policies);
-    world.replica_sets = keyed(&case.replica_sets);
+    world.devices = case.devices.clone().into();
+    world.pods = keyed(&case.pods).into();
+    world.namespaces = case.namespaces.clone().into();
+    world.nodes = case.nodes.clone().into();
+    world.others_policies = keyed(&case.network_policies).into();
+    world.replica_sets = keyed(&case.replica_sets).into();
     world.stripping = case.stripping.clone();
     for object in &case.objects {
         match object["kind"].as_str() {
@@ -206,7 +206,11 @@ fn applied_of(compiled: &Compiled, acknowledged: &Acknowledged, now: Timestamp) 
             at: state.map(|_| now),
             refused: said.refused.clone(),
             connections_cut: said.connections_cut.clone(),
-            wards: Arc::new(state.map(|state| WardApplied::all(state)).unwrap_or_default()),
+            wards: Arc::new(
+                state
+                    .map(|state| WardApplied::all(state))
+                    .unwrap_or_default(),
+            ),
             covered_at: Arc::new(said.covered_at.clone()),
             restored_at: None,
             seen: said.seen.clone(),
