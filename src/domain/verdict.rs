@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -11,9 +12,17 @@ use crate::api::Access;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verdicts {
-    pub policies: BTreeMap<ObjectKey, PolicyVerdict>,
-    pub isolations: BTreeMap<ObjectKey, IsolationVerdict>,
+    pub policies: BTreeMap<ObjectKey, Arc<PolicyVerdict>>,
+    pub isolations: BTreeMap<ObjectKey, Arc<IsolationVerdict>>,
     pub scopes: BTreeMap<ObjectKey, ScopeVerdict>,
+}
+
+impl Verdicts {
+    /// Of exactly this Isolation, to add to it: another may speak for the name.
+    pub fn isolation(&mut self, key: &ObjectKey, uid: &str) -> Option<&mut IsolationVerdict> {
+        let verdict = self.isolations.get_mut(key)?;
+        (verdict.uid == uid).then(|| Arc::make_mut(verdict))
+    }
 }
 
 /// Whether a resource is valid, understood and allowed; what is not accepted has no effect.

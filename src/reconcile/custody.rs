@@ -6,6 +6,7 @@
 //! no client and no store here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -105,7 +106,7 @@ impl Custody {
     pub fn note(
         &mut self,
         world: &World,
-        verdicts: &BTreeMap<ObjectKey, IsolationVerdict>,
+        verdicts: &BTreeMap<ObjectKey, Arc<IsolationVerdict>>,
     ) -> bool {
         let mut now = BTreeMap::new();
         for (key, isolation) in &world.isolations {

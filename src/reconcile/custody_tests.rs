@@ -38,7 +38,7 @@ fn note(custody: &mut Custody, world: &World) -> bool {
             generation: isolation.generation,
             ..IsolationVerdict::default()
         };
-        (key.clone(), verdict)
+        (key.clone(), Arc::new(verdict))
     });
     custody.note(world, &verdicts.collect())
 }

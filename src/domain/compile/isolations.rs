@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -73,7 +74,7 @@ impl<'w> Draft<'w> {
             // A new Isolation that took the name of one that is held speaks for the name.
             let verdicts = &mut self.compiled.verdicts.isolations;
             if !held || !verdicts.contains_key(key) {
-                verdicts.insert(key.clone(), verdict);
+                verdicts.insert(key.clone(), Arc::new(verdict));
             }
         }
         for (device, in_force) in &on_devices {
@@ -314,9 +315,8 @@ impl<'w> Draft<'w> {
         let sources = in_force.iter().map(|isolation| isolation.source.clone());
         state.sources.extend(sources);
         for isolation in in_force {
-            if let Some(verdict) = self.compiled.verdicts.isolations.get_mut(isolation.key)
-                && verdict.uid == isolation.source.uid
-            {
+            let verdicts = &mut self.compiled.verdicts;
+            if let Some(verdict) = verdicts.isolation(isolation.key, &isolation.source.uid) {
                 let others = in_force.iter().map(|other| other.key);
                 let others = others.filter(|other| *other != isolation.key);
                 verdict.also_isolated_by = others.cloned().collect();

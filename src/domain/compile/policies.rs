@@ -53,7 +53,8 @@ impl<'w> Draft<'w> {
                 }
                 Err(acceptance) => verdict.acceptance = acceptance,
             }
-            self.compiled.verdicts.policies.insert(key.clone(), verdict);
+            let verdicts = &mut self.compiled.verdicts.policies;
+            verdicts.insert(key.clone(), Arc::new(verdict));
         }
         self.place_on_devices(in_force);
     }

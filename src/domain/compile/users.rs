@@ -122,10 +122,8 @@ impl Draft<'_> {
                 .flatten()
                 .filter(|other| other.key != suspension.key && other.overlaps(suspension));
             let others: BTreeSet<ObjectKey> = others.map(|other| other.key.clone()).collect();
-            let verdicts = &mut self.compiled.verdicts.isolations;
-            if let Some(verdict) = verdicts.get_mut(&suspension.key)
-                && verdict.uid == suspension.uid
-            {
+            let verdicts = &mut self.compiled.verdicts;
+            if let Some(verdict) = verdicts.isolation(&suspension.key, &suspension.uid) {
                 verdict.also_isolated_by = others;
             }
         }

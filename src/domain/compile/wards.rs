@@ -90,10 +90,8 @@ impl<'w> Draft<'w> {
         }
         for (one, all) in others {
             let of = &isolations[one];
-            let verdicts = &mut self.compiled.verdicts.isolations;
-            if let Some(verdict) = verdicts.get_mut(&of.key)
-                && verdict.uid == of.source.uid
-            {
+            let verdicts = &mut self.compiled.verdicts;
+            if let Some(verdict) = verdicts.isolation(&of.key, &of.source.uid) {
                 let all = all.into_iter().filter(|other| *other != one);
                 verdict.also_isolated_by = all.map(|other| isolations[other].key.clone()).collect();
             }

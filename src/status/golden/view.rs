@@ -47,8 +47,8 @@ pub fn compiled(compiled: &Compiled) -> Value {
         }),
         "suspendedUsers": suspended_users_of(suspended_users),
         "stripped": map(stripped, stripped_pod),
-        "policies": map(policies, policy),
-        "isolations": map(isolations, isolation),
+        "policies": map(policies, |it| policy(it)),
+        "isolations": map(isolations, |it| isolation(it)),
         "scopes": map(scopes, scope),
     }))
 }
