@@ -27,6 +27,7 @@ use crate::operator::for_nodes::ForNodes;
 use crate::operator::mcp_token::McpToken;
 use crate::operator::tasks::Tasks;
 use crate::operator::{logging, signals};
+use crate::tls_pair::{Served, TlsPair};
 
 /// After a signal, everything ends within this.
 const GRACE: Duration = Duration::from_secs(8);
@@ -98,9 +99,10 @@ impl Operator {
         self.spawn_mcp_token();
         self.spawn_for_nodes(base);
         self.spawn_audit(base);
-        let observer = sockets
-            .webhook
-            .map(|listener| self.spawn_admission(base, listener));
+        let observer = match sockets.webhook {
+            Some(listener) => Some(self.spawn_admission(base, listener).await?),
+            None => None,
+        };
         self.spawn_reconciler(base, observer).await?;
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.args.system_namespace);
         let lease = leadership::run(leases, base.candidate(), Timing::default(), office, stop);
@@ -158,11 +160,11 @@ impl Operator {
     }
 
     /// The webhook, its place in the API server, and the witness that calls a gap what it was not told of.
-    fn spawn_admission(
+    async fn spawn_admission(
         &mut self,
         base: &Base,
         listener: std::net::TcpListener,
-    ) -> admission::Observer {
+    ) -> Result<admission::Observer> {
         let (recorder, observer, witness) = admission::open(
             Arc::new(base.audit.clone()),
             Arc::new(base.store.clone()),
@@ -175,11 +177,20 @@ impl Operator {
         let namespace = &self.args.system_namespace;
         let identity = admission::Identity::new(Arc::clone(&base.keys), namespace, &names);
         let router = admission::router(recorder, identity.path());
+        let mut told = identity.told();
+        let certificate = match self.webhook_files().await? {
+            Some(files) => {
+                told.authority = None;
+                admission::Certificate::Files(files)
+            }
+            None => admission::Certificate::Own(identity),
+        };
         let registration = admission::Registration {
             client: self.client.clone(),
-            identity: identity.clone(),
+            told,
         };
-        let serving = admission::serve(listener, router, identity, self.stop.clone());
+        let gauges = self.metrics.certificate("webhook_");
+        let serving = admission::serve(listener, router, certificate, gauges, self.stop.clone());
         self.tasks.spawn("the webhook", serving);
         self.tasks.spawn(
             "the webhook's registration",
@@ -187,6 +198,19 @@ impl Operator {
         );
         self.tasks
             .spawn("the witness of changes", witness.run(self.stop.clone()));
-        observer
+        Ok(observer)
+    }
+
+    /// The webhook's certificate where others make it.
+    async fn webhook_files(&self) -> Result<Option<Served>> {
+        let pair = TlsPair::given(
+            self.args.webhook_tls_certificate_file.as_ref(),
+            self.args.webhook_tls_key_file.as_ref(),
+        );
+        let Some(pair) = pair else { return Ok(None) };
+        let served = pair.serve(&admission::PROTOCOLS).await;
+        served.map(Some).context(
+            "the webhook needs --webhook-tls-certificate-file and --webhook-tls-key-file with a pair in PEM",
+        )
     }
 }
