@@ -46,6 +46,8 @@ pub fn run(args: OperatorArgs) -> Result<ExitCode> {
 async fn operate(args: OperatorArgs) -> Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let stop = CancellationToken::new();
+    // Before anything is waited for: a wrong file is told at once.
+    let webhook_files = webhook_files(&args).await?;
     let sockets = Sockets::bind(&args).await?;
     let mut base = Base::open(&args).await?;
     let (office, mandate) = leadership::office();
@@ -57,6 +59,7 @@ async fn operate(args: OperatorArgs) -> Result<()> {
         mandate,
         stop,
         args,
+        webhook_files,
     };
     base.enter("start").await?;
     let started = operator.spawn_all(&mut base, sockets, office).await;
@@ -72,6 +75,8 @@ async fn operate(args: OperatorArgs) -> Result<()> {
 /// What every part needs, while they are started.
 struct Operator {
     args: OperatorArgs,
+    /// The webhook's certificate where others make it.
+    webhook_files: Option<Served>,
     client: Client,
     metrics: Metrics,
     health: watch::Sender<Health>,
@@ -99,10 +104,9 @@ impl Operator {
         self.spawn_mcp_token();
         self.spawn_for_nodes(base);
         self.spawn_audit(base);
-        let observer = match sockets.webhook {
-            Some(listener) => Some(self.spawn_admission(base, listener).await?),
-            None => None,
-        };
+        let observer = sockets
+            .webhook
+            .map(|listener| self.spawn_admission(base, listener));
         self.spawn_reconciler(base, observer).await?;
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.args.system_namespace);
         let lease = leadership::run(leases, base.candidate(), Timing::default(), office, stop);
@@ -160,11 +164,11 @@ impl Operator {
     }
 
     /// The webhook, its place in the API server, and the witness that calls a gap what it was not told of.
-    async fn spawn_admission(
+    fn spawn_admission(
         &mut self,
         base: &Base,
         listener: std::net::TcpListener,
-    ) -> Result<admission::Observer> {
+    ) -> admission::Observer {
         let (recorder, observer, witness) = admission::open(
             Arc::new(base.audit.clone()),
             Arc::new(base.store.clone()),
@@ -178,7 +182,7 @@ impl Operator {
         let identity = admission::Identity::new(Arc::clone(&base.keys), namespace, &names);
         let router = admission::router(recorder, identity.path());
         let mut told = identity.told();
-        let certificate = match self.webhook_files().await? {
+        let certificate = match self.webhook_files.take() {
             Some(files) => {
                 told.authority = None;
                 admission::Certificate::Files(files)
@@ -198,19 +202,18 @@ impl Operator {
         );
         self.tasks
             .spawn("the witness of changes", witness.run(self.stop.clone()));
-        Ok(observer)
+        observer
     }
+}
 
-    /// The webhook's certificate where others make it.
-    async fn webhook_files(&self) -> Result<Option<Served>> {
-        let pair = TlsPair::given(
-            self.args.webhook_tls_certificate_file.as_ref(),
-            self.args.webhook_tls_key_file.as_ref(),
-        );
-        let Some(pair) = pair else { return Ok(None) };
-        let served = pair.serve(&admission::PROTOCOLS).await;
-        served.map(Some).context(
-            "the webhook needs --webhook-tls-certificate-file and --webhook-tls-key-file with a pair in PEM",
-        )
-    }
+async fn webhook_files(args: &OperatorArgs) -> Result<Option<Served>> {
+    let pair = TlsPair::given(
+        args.webhook_tls_certificate_file.as_ref(),
+        args.webhook_tls_key_file.as_ref(),
+    );
+    let Some(pair) = pair else { return Ok(None) };
+    let served = pair.serve(&admission::PROTOCOLS).await;
+    served.map(Some).context(
+        "the webhook needs --webhook-tls-certificate-file and --webhook-tls-key-file with a pair in PEM",
+    )
 }

@@ -4,6 +4,8 @@ mod admission;
 mod agent;
 mod audit_log;
 mod bounds;
+mod certificates;
+mod certificates_swapped;
 mod chart;
 mod chart_life;
 mod chart_watch;
@@ -35,6 +37,8 @@ pub fn all() -> Vec<Trial> {
         audit_log::all(),
         agent::all(),
         bounds::all(),
+        certificates::all(),
+        certificates_swapped::all(),
         chart::all(),
         chart_life::all(),
         chart_watch::all(),

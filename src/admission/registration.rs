@@ -70,10 +70,7 @@ impl Registration {
     }
 }
 
-async fn register(
-    api: &Api<ValidatingWebhookConfiguration>,
-    told: &Told,
-) -> anyhow::Result<()> {
+async fn register(api: &Api<ValidatingWebhookConfiguration>, told: &Told) -> anyhow::Result<()> {
     let configuration = api.get(CONFIGURATION).await.context(
         "reading the ValidatingWebhookConfiguration seawall: the chart makes it, and lets the operator get and patch it",
     )?;
