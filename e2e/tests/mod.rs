@@ -5,6 +5,7 @@ mod agent;
 mod audit_log;
 mod bounds;
 mod certificates;
+mod certificates_issued;
 mod certificates_swapped;
 mod chart;
 mod chart_life;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Trial> {
         agent::all(),
         bounds::all(),
         certificates::all(),
+        certificates_issued::all(),
         certificates_swapped::all(),
         chart::all(),
         chart_life::all(),
