@@ -130,7 +130,21 @@ async fn webhook() -> anyhow::Result<()> {
     })
     .await?;
     ensure!(entries(&auditor, "gap", "rotated-").await? == 0);
-    operator_wrote_the_path_alone(&site, &second).await
+    operator_wrote_the_path_alone(&site, &second).await?;
+
+    // That nobody went unknown says something: whom the API server doesn't trust, it tells nothing.
+    inject(&site, &[&Authority::generate()?]).await?;
+    let mut unknown = 0;
+    eventually("an author who goes unknown", PATIENCE, || {
+        unknown += 1;
+        let (name, admin, auditor) = (format!("untrusted-{unknown}"), &admin, &auditor);
+        async move {
+            admin.create(&policy(&name)).await?;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            Ok((entries(auditor, "gap", "untrusted-").await? > 0).then_some(()))
+        }
+    })
+    .await
 }
 
 /// A new certificate of the same authority, then one of another that is trusted beforehand.
