@@ -18,6 +18,7 @@ mod harness;
 mod installed;
 mod interop;
 mod lab;
+mod mounted;
 mod operators;
 mod process;
 mod rights;

@@ -98,7 +98,7 @@ fi
 
 tools=e2e/cluster/tools
 tools_cached=yes
-modules=(kubernetes etcd helm source-controller kustomize-controller)
+modules=(kubernetes etcd helm source-controller kustomize-controller cert-manager)
 [ "$(id -u)" != 0 ] || modules+=(kube-router)
 for module in "${modules[@]}"; do
   key=$(cat "$tools/$module/go.mod" "$tools/$module/go.sum" | sha256sum | cut -c1-16)

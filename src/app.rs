@@ -27,6 +27,7 @@ use crate::operator::for_nodes::ForNodes;
 use crate::operator::mcp_token::McpToken;
 use crate::operator::tasks::Tasks;
 use crate::operator::{logging, signals};
+use crate::tls_pair::{Served, TlsPair};
 
 /// After a signal, everything ends within this.
 const GRACE: Duration = Duration::from_secs(8);
@@ -45,6 +46,8 @@ pub fn run(args: OperatorArgs) -> Result<ExitCode> {
 async fn operate(args: OperatorArgs) -> Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let stop = CancellationToken::new();
+    // Before anything is waited for: a wrong file is told at once.
+    let webhook_files = webhook_files(&args).await?;
     let sockets = Sockets::bind(&args).await?;
     let mut base = Base::open(&args).await?;
     let (office, mandate) = leadership::office();
@@ -56,6 +59,7 @@ async fn operate(args: OperatorArgs) -> Result<()> {
         mandate,
         stop,
         args,
+        webhook_files,
     };
     base.enter("start").await?;
     let started = operator.spawn_all(&mut base, sockets, office).await;
@@ -71,6 +75,8 @@ async fn operate(args: OperatorArgs) -> Result<()> {
 /// What every part needs, while they are started.
 struct Operator {
     args: OperatorArgs,
+    /// The webhook's certificate where others make it.
+    webhook_files: Option<Served>,
     client: Client,
     metrics: Metrics,
     health: watch::Sender<Health>,
@@ -175,11 +181,20 @@ impl Operator {
         let namespace = &self.args.system_namespace;
         let identity = admission::Identity::new(Arc::clone(&base.keys), namespace, &names);
         let router = admission::router(recorder, identity.path());
+        let mut told = identity.told();
+        let certificate = match self.webhook_files.take() {
+            Some(files) => {
+                told.authority = None;
+                admission::Certificate::Files(files)
+            }
+            None => admission::Certificate::Own(identity),
+        };
         let registration = admission::Registration {
             client: self.client.clone(),
-            identity: identity.clone(),
+            told,
         };
-        let serving = admission::serve(listener, router, identity, self.stop.clone());
+        let gauges = self.metrics.certificate("webhook_");
+        let serving = admission::serve(listener, router, certificate, gauges, self.stop.clone());
         self.tasks.spawn("the webhook", serving);
         self.tasks.spawn(
             "the webhook's registration",
@@ -189,4 +204,16 @@ impl Operator {
             .spawn("the witness of changes", witness.run(self.stop.clone()));
         observer
     }
+}
+
+async fn webhook_files(args: &OperatorArgs) -> Result<Option<Served>> {
+    let pair = TlsPair::given(
+        args.webhook_tls_certificate_file.as_ref(),
+        args.webhook_tls_key_file.as_ref(),
+    );
+    let Some(pair) = pair else { return Ok(None) };
+    let served = pair.serve(&admission::PROTOCOLS).await;
+    served.map(Some).context(
+        "the webhook needs --webhook-tls-certificate-file and --webhook-tls-key-file with a pair in PEM",
+    )
 }

@@ -25,6 +25,7 @@ pub mod operator;
 pub mod reconcile;
 pub mod status;
 pub mod store;
+pub mod tls_pair;
 pub mod user_agent;
 pub mod watch;
 pub mod yaml;

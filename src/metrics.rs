@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::tls_pair::Gauges;
+
 /// Cheap to clone: all clones count into the same numbers.
 #[derive(Clone)]
 pub struct Metrics {
@@ -179,6 +181,13 @@ impl Metrics {
     pub fn with_registry(&self, register: impl FnOnce(&mut Registry)) {
         let mut registry = self.registry.lock().expect("nobody panics with this lock");
         register(registry.sub_registry_with_prefix("seawall"));
+    }
+
+    /// Of a certificate that is served; `of` goes before each name.
+    pub fn certificate(&self, of: &str) -> Gauges {
+        let mut gauges = Gauges::default();
+        self.with_registry(|registry| gauges = Gauges::registered(registry, of));
+        gauges
     }
 
     /// The exposition text.

@@ -42,6 +42,10 @@ pub fn cached(product: &Product, cache: &Path, go: &Path) -> anyhow::Result<Path
         // Go's build cache grows to 4 GB and is of no use again.
         remove(&work.join("gocache"))?;
         built?;
+        if product.programs.is_empty() {
+            fs::create_dir_all(work.join("bin"))?;
+            fetch(product, go)?;
+        }
         if let Some(folder) = product.definitions {
             keep_definitions(product, go, folder, &work.join(DEFINITIONS))?;
         }
@@ -70,6 +74,19 @@ fn build(product: &Product, go: &Path, bin: &Path, gocache: &Path) -> anyhow::Re
             .env("GOCACHE", gocache);
         run(program, version, command)?;
     }
+    Ok(())
+}
+
+/// Has the module where a build would have put it.
+fn fetch(product: &Product, go: &Path) -> anyhow::Result<()> {
+    let said = Command::new(go)
+        .current_dir(module_dir(product))
+        .args(["mod", "download", product.module()])
+        .env("GOFLAGS", "-mod=readonly")
+        .output()
+        .context("starting go: install it from https://go.dev/dl")?;
+    let words = String::from_utf8_lossy(&said.stderr);
+    anyhow::ensure!(said.status.success(), "{}: {words}", product.name);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ mod components;
 mod ground;
 mod kubeconfig;
 pub mod node;
-mod pki;
+pub mod pki;
 mod resources;
 pub mod toolset;
 

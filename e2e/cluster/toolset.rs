@@ -41,6 +41,7 @@ pub struct Product {
     module: &'static str,
     go_mod: &'static str,
     go_sum: &'static str,
+    /// None for a product of which only the custom resources are wanted.
     pub programs: &'static [Program],
     /// Linker variables that hold the version, which a build from a module leaves empty.
     pub version_variables: &'static [&'static str],
@@ -49,7 +50,7 @@ pub struct Product {
     pub wanted: Wanted,
 }
 
-pub const PRODUCTS: [Product; 6] = [
+pub const PRODUCTS: [Product; 7] = [
     Product {
         name: "etcd",
         module: "go.etcd.io/etcd/server/v3",
@@ -165,6 +166,17 @@ pub const PRODUCTS: [Product; 6] = [
         definitions: Some("config/crd/bases"),
         wanted: Wanted::ByTests,
     },
+    // Its commands are in no module that can be fetched.
+    Product {
+        name: "cert-manager",
+        module: "github.com/cert-manager/cert-manager",
+        go_mod: include_str!("tools/cert-manager/go.mod"),
+        go_sum: include_str!("tools/cert-manager/go.sum"),
+        programs: &[],
+        version_variables: &[],
+        definitions: Some("deploy/crds"),
+        wanted: Wanted::ByTests,
+    },
 ];
 
 impl Product {
@@ -192,6 +204,22 @@ impl Product {
             Some(path) => Ok(path),
             None => Ok(build::cached(self, cache, Path::new("go"))?.join(program.name)),
         }
+    }
+
+    /// Where each of its programs is; of a product without any, where one of its name would be.
+    fn find_all(
+        &self,
+        dirs: &[PathBuf],
+        cache: &Path,
+    ) -> Vec<(&'static str, anyhow::Result<PathBuf>)> {
+        if self.programs.is_empty() {
+            let bin = build::cached(self, cache, Path::new("go"));
+            return vec![(self.name, bin.map(|bin| bin.join(self.name)))];
+        }
+        let programs = self.programs.iter();
+        programs
+            .map(|program| (program.name, self.find(program, dirs, cache)))
+            .collect()
     }
 
     /// Its folder in the cache. `e2e/preflight.sh` computes the same.
@@ -222,9 +250,10 @@ impl Toolset {
             Wanted::ByTests => tests,
         };
         for product in PRODUCTS.iter().filter(wanted) {
-            for program in product.programs {
-                match product.find(program, &dirs, &cache) {
-                    Ok(path) => _ = paths.insert(program.name.to_owned(), path),
+            let found = product.find_all(&dirs, &cache);
+            for (name, path) in found {
+                match path {
+                    Ok(path) => _ = paths.insert(name.to_owned(), path),
                     // The tests that want it say that they are skipped, and the others are worth a run.
                     Err(error) if product.wanted != Wanted::Always => eprintln!("{error:#}"),
                     Err(error) => return Err(error),
@@ -251,7 +280,7 @@ impl Toolset {
         })?))
     }
 
-    /// The folder of the custom resources that the program reads.
+    /// The folder of the custom resources that the program reads, or that the product of this name has.
     pub fn definitions(&self, program: &str) -> anyhow::Result<PathBuf> {
         let path = self.0.get(program);
         let path = path.with_context(|| format!("{program} could not be built"))?;

@@ -29,8 +29,13 @@ pub struct Answer {
 
 impl McpClient {
     pub async fn connect(url: &str, key: &str) -> anyhow::Result<Self> {
+        Self::connect_by(reqwest::Client::default(), url, key).await
+    }
+
+    /// By a client that trusts others than the machine does.
+    pub async fn connect_by(http: reqwest::Client, url: &str, key: &str) -> anyhow::Result<Self> {
         let config = StreamableHttpClientTransportConfig::with_uri(url).auth_header(key);
-        let transport = StreamableHttpClientTransport::from_config(config);
+        let transport = StreamableHttpClientTransport::with_client(http, config);
         let service = tokio::time::timeout(CALL, ().serve(transport))
             .await
             .context("the MCP server did not answer the first message")??;

@@ -79,6 +79,12 @@ impl Site {
         self.plane.kubectl(&tenant).await.map(drop)
     }
 
+    /// More arguments for the operator, from its next start on.
+    pub fn add_operator_arguments(&mut self, more: &[&str]) {
+        let more = more.iter().map(|&word| word.to_owned());
+        self.operator_arguments.extend(more);
+    }
+
     pub fn dir(&self) -> &Path {
         &self.dir
     }

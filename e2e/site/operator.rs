@@ -82,10 +82,17 @@ impl Site {
     }
 
     pub(super) async fn start_mcp(&mut self) -> anyhow::Result<()> {
+        let mut command = self.mcp_command(self.ports.mcp);
+        self.mcp = Some(Daemon::spawn("mcp", &mut command, &self.dir)?);
+        self.wait_ready("mcp", self.ports.mcp).await
+    }
+
+    /// An MCP server beside the operator, at this port of loopback.
+    pub fn mcp_command(&self, port: u16) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
         command
             .arg("mcp")
-            .args(["--listen", &loopback(self.ports.mcp)])
+            .args(["--listen", &loopback(port)])
             .arg("--local-socket")
             .arg(self.local_socket())
             .arg("--token-file")
@@ -93,8 +100,12 @@ impl Site {
             .args(["--api-server", self.plane.server_url()])
             .arg("--api-server-ca-file")
             .arg(self.plane.dir().join("ca.crt"));
-        self.mcp = Some(Daemon::spawn("mcp", &mut command, &self.dir)?);
-        self.wait_ready("mcp", self.ports.mcp).await
+        command
+    }
+
+    /// Where the API server calls the webhook.
+    pub fn webhook_address(&self) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.ports.webhook)
     }
 
     /// What Prometheus would read.

@@ -65,6 +65,7 @@ const VALUES: [&[&str]; 4] = [
         "mcp.env[0].name=RUST_LOG",
         "mcp.env[0].value=debug",
         "mcp.extraArgs={--listen=0.0.0.0:8090}",
+        "mcp.tls.existingSecret=mcp.example.com",
         "image.pullSecrets[0].name=registry",
         "persistence.existingClaim=mine",
         "persistence.storageClass=fast",
@@ -185,6 +186,24 @@ async fn wrong_values() -> anyhow::Result<()> {
             "prometheusRule.runbookUrl=wiki",
             "/prometheusRule/runbookUrl",
         ),
+        ("mcp.tls.existingSecret=Mine", "/mcp/tls/existingSecret"),
+        ("mcp.tls.secretName=mine", "'secretName'"),
+        (
+            "mcp.tls.certManager=true",
+            "/certificates/certManager/enabled",
+        ),
+        (
+            "certificates.certManager.enabled=true",
+            "/certificates/certManager/issuerRef/name",
+        ),
+        (
+            "certificates.certManager.issuerRef.kind=Authority",
+            "/certificates/certManager/issuerRef/kind",
+        ),
+        (
+            "mcp.tls.certManager=true,mcp.tls.existingSecret=mine,certificates.certManager.enabled=true,certificates.certManager.issuerRef.name=ca",
+            "/mcp/tls/existingSecret",
+        ),
         ("agent.maxUnavailable=0", "/agent/maxUnavailable"),
         ("agent.maxUnavailable=0%", "/agent/maxUnavailable"),
         ("agent.stateDirectory=state", "/agent/stateDirectory"),
@@ -287,7 +306,8 @@ async fn agents() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The sidecar mounts the folder of the local socket and the API server's certificate authority.
+/// The sidecar mounts the folder of the local socket, the API server's certificate authority, and its own certificate
+/// where it has one.
 fn sidecar_is_apart(pod: &Value) -> anyhow::Result<()> {
     let containers = pod["spec"]["containers"].as_array().context("containers")?;
     let mounts = |name: &str| {
@@ -305,7 +325,12 @@ fn sidecar_is_apart(pod: &Value) -> anyhow::Result<()> {
         "{operator:?}"
     );
     if let Some(mcp) = mounts("mcp") {
-        ensure!(mcp == ["local", "api-server-ca"], "{mcp:?}");
+        let (own, certificate) = mcp.split_at(2);
+        ensure!(own == ["local", "api-server-ca"], "{mcp:?}");
+        ensure!(
+            certificate.is_empty() || certificate == ["mcp-tls"],
+            "{mcp:?}"
+        );
     }
     ensure!(pod["spec"]["automountServiceAccountToken"] == false);
     Ok(())

@@ -4,6 +4,9 @@ mod admission;
 mod agent;
 mod audit_log;
 mod bounds;
+mod certificates;
+mod certificates_issued;
+mod certificates_swapped;
 mod chart;
 mod chart_life;
 mod chart_watch;
@@ -35,6 +38,9 @@ pub fn all() -> Vec<Trial> {
         audit_log::all(),
         agent::all(),
         bounds::all(),
+        certificates::all(),
+        certificates_issued::all(),
+        certificates_swapped::all(),
         chart::all(),
         chart_life::all(),
         chart_watch::all(),

@@ -1,6 +1,7 @@
 //! What the webhook shows the API server, and what the API server shows the webhook.
 //!
-//! The webhook's certificate is made by the operator's own authority, which the API server is told to trust.
+//! The webhook's certificate is made by the operator's own authority, which the API server is told to trust, or
+//! is in files, and whoever made it tells the API server.
 //! The API server shows nothing by itself, so the path it is told to call is a secret: whoever could call
 //! the webhook without it could write any name into the audit log.
 
@@ -9,10 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum_server::tls_rustls::RustlsConfig;
 use rustls::server::ServerConfig;
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
+use super::registration::Told;
 use crate::fleet::keys::{CA_KEY, OperatorKeys};
+use crate::tls_pair::{Gauges, Validity};
+
+/// What the webhook speaks, for ALPN.
+pub const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 const LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
@@ -22,6 +31,7 @@ pub struct Identity {
     keys: Arc<OperatorKeys>,
     names: Vec<String>,
     addresses: Vec<IpAddr>,
+    lifetime: Duration,
 }
 
 impl Identity {
@@ -39,29 +49,61 @@ impl Identity {
             keys,
             names,
             addresses,
+            lifetime: LIFETIME,
         }
     }
 
-    /// A TLS configuration with a fresh certificate, good for a month.
-    pub fn tls(&self) -> anyhow::Result<ServerConfig> {
+    /// With certificates that are good for as long.
+    pub fn lasting(self, lifetime: Duration) -> Self {
+        Self { lifetime, ..self }
+    }
+
+    /// A TLS configuration with a fresh certificate, and from when to when that is good.
+    pub fn tls(&self) -> anyhow::Result<(Arc<ServerConfig>, Validity)> {
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         let made = self
             .keys
             .authority
-            .serving_certificate(&names, &self.addresses, LIFETIME)
+            .serving_certificate(&names, &self.addresses, self.lifetime)
             .context("a certificate for the webhook: check --webhook-name")?;
+        let validity = Validity::of(made.chain.first().context("a chain begins")?)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(made.chain, made.key)?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(config)
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        Ok((Arc::new(config), validity))
     }
 
-    /// The certificate of the authority, PEM.
-    pub fn authority(&self) -> &str {
-        self.keys.authority.certificate_pem()
+    /// Makes a new certificate well before the present one ends, until `stop`.
+    pub async fn renew(&self, served: &RustlsConfig, gauges: &Gauges, stop: &CancellationToken) {
+        let mut pause = self.lifetime / 3;
+        while stop
+            .run_until_cancelled(tokio::time::sleep(pause))
+            .await
+            .is_some()
+        {
+            match self.tls() {
+                Ok((fresh, validity)) => {
+                    served.reload_from_config(fresh);
+                    gauges.shows(validity);
+                    pause = self.lifetime / 3;
+                }
+                Err(error) => {
+                    warn!(error = format!("{error:#}"), "no new certificate");
+                    pause = self.lifetime / 30;
+                }
+            }
+        }
+    }
+
+    /// What the API server has to be told.
+    pub fn told(&self) -> Told {
+        Told {
+            path: self.path(),
+            authority: Some(self.keys.authority.certificate_pem().to_owned()),
+        }
     }
 
     /// The path that only the API server is told. The same at every start, and for every replica.
@@ -102,6 +144,7 @@ mod tests {
             ["seawall-webhook.seawall-system.svc", "webhook.example.com"]
         );
         assert_eq!(identity.addresses.len(), 1);
-        identity.tls().expect("a configuration");
+        let (_, validity) = identity.tls().expect("a configuration");
+        assert!(validity.not_before < validity.not_after);
     }
 }

@@ -36,11 +36,11 @@ use crate::audit::entry::Entry;
 use crate::audit::log::AuditLog;
 use crate::metrics::Metrics;
 
-pub use certificate::Identity;
+pub use certificate::{Identity, PROTOCOLS};
 pub use observer::{Observer, observed};
 pub use recorder::Recorder;
-pub use registration::Registration;
-pub use server::{router, serve};
+pub use registration::{Registration, Told};
+pub use server::{Certificate, router, serve};
 pub use witness::Witness;
 
 /// Requests that wait to be written. Twenty a second is what an API server can do with custom resources.

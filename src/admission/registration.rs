@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::certificate::Identity;
 use crate::backoff::{Backoff, jittered};
 
 /// The chart's name for it.
@@ -29,7 +28,15 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Registration {
     pub client: Client,
-    pub identity: Identity,
+    pub told: Told,
+}
+
+/// What the API server is told.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub path: String,
+    /// The certificate of the authority to trust, PEM; None where others tell which, such as cert-manager's injector.
+    pub authority: Option<String>,
 }
 
 impl Registration {
@@ -38,7 +45,7 @@ impl Registration {
         let api: Api<ValidatingWebhookConfiguration> = Api::all(self.client);
         let mut backoff = Backoff::new(Duration::from_millis(500), LOOK);
         loop {
-            let looked = tokio::time::timeout(TIMEOUT, register(&api, &self.identity));
+            let looked = tokio::time::timeout(TIMEOUT, register(&api, &self.told));
             let pause = match looked.await.context("the API server does not answer") {
                 Ok(Ok(())) => {
                     backoff.reset();
@@ -63,14 +70,11 @@ impl Registration {
     }
 }
 
-async fn register(
-    api: &Api<ValidatingWebhookConfiguration>,
-    identity: &Identity,
-) -> anyhow::Result<()> {
+async fn register(api: &Api<ValidatingWebhookConfiguration>, told: &Told) -> anyhow::Result<()> {
     let configuration = api.get(CONFIGURATION).await.context(
         "reading the ValidatingWebhookConfiguration seawall: the chart makes it, and lets the operator get and patch it",
     )?;
-    let Some(patch) = missing(&configuration, identity) else {
+    let Some(patch) = missing(&configuration, told) else {
         return Ok(());
     };
     let params = PatchParams::apply(FIELD_MANAGER).force();
@@ -82,13 +86,13 @@ async fn register(
 }
 
 /// What has to be applied; None where nothing has to.
-fn missing(configuration: &ValidatingWebhookConfiguration, identity: &Identity) -> Option<Value> {
+fn missing(configuration: &ValidatingWebhookConfiguration, told: &Told) -> Option<Value> {
     let webhooks = configuration.webhooks.as_deref().unwrap_or_default();
-    let path = identity.path();
+    let authority = told.authority.as_ref();
+    let authority = authority.map(|pem| ByteString(pem.as_bytes().to_vec()));
     let right = |client: &WebhookClientConfig| {
-        let trusted = client.ca_bundle.as_ref();
-        trusted == Some(&ByteString(identity.authority().as_bytes().to_vec()))
-            && called_path(client) == Some(&path)
+        (authority.is_none() || client.ca_bundle == authority)
+            && called_path(client) == Some(&told.path)
     };
     if webhooks.iter().all(|webhook| right(&webhook.client_config)) {
         return None;
@@ -96,7 +100,7 @@ fn missing(configuration: &ValidatingWebhookConfiguration, identity: &Identity) 
     let webhooks: Vec<Value> = webhooks
         .iter()
         .map(|webhook| {
-            let client = filled(&webhook.client_config, &path, identity);
+            let client = filled(&webhook.client_config, told);
             json!({"name": webhook.name, "clientConfig": client})
         })
         .collect();
@@ -116,18 +120,22 @@ fn called_path(client: &WebhookClientConfig) -> Option<&str> {
     }
 }
 
-fn filled(client: &WebhookClientConfig, path: &str, identity: &Identity) -> Value {
-    let bundle = STANDARD.encode(identity.authority());
-    match (&client.service, &client.url) {
+fn filled(client: &WebhookClientConfig, told: &Told) -> Value {
+    let path = &told.path;
+    let mut filled = match (&client.service, &client.url) {
         (Some(service), _) => json!({
-            "caBundle": bundle,
             "service": {"namespace": service.namespace, "name": service.name, "path": path},
         }),
         (None, url) => {
             let url = url.as_deref().unwrap_or_default();
-            json!({"caBundle": bundle, "url": format!("{}{path}", origin(url))})
+            json!({"url": format!("{}{path}", origin(url))})
         }
+    };
+    // What is not applied is left to whom it belongs.
+    if let Some(authority) = &told.authority {
+        filled["caBundle"] = STANDARD.encode(authority).into();
     }
+    filled
 }
 
 /// Scheme, host and port.
@@ -139,14 +147,13 @@ fn origin(url: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::fleet::keys::OperatorKeys;
 
-    fn identity() -> Identity {
-        let keys = OperatorKeys::generate().expect("keys");
-        Identity::new(Arc::new(keys), "seawall-system", &[])
+    fn told() -> Told {
+        Told {
+            path: "/admission/0123456789abcdef".into(),
+            authority: Some("the authority".into()),
+        }
     }
 
     fn configuration(client: Value) -> ValidatingWebhookConfiguration {
@@ -161,29 +168,47 @@ mod tests {
 
     #[test]
     fn a_fresh_configuration_gets_the_certificate_and_the_path_once() {
-        let identity = identity();
+        let told = told();
         for client in [
             json!({"service": {"namespace": "seawall-system", "name": "seawall-webhook"}}),
             json!({"url": "https://127.0.0.1:9443/admission"}),
         ] {
-            let patch = missing(&configuration(client), &identity).expect("a patch");
+            let patch = missing(&configuration(client), &told).expect("a patch");
             let filled = patch["webhooks"][0]["clientConfig"].clone();
-            assert!(filled.to_string().contains(&identity.path()), "{filled}");
-            assert_eq!(missing(&configuration(filled), &identity), None);
+            assert!(filled.to_string().contains(&told.path), "{filled}");
+            assert_eq!(missing(&configuration(filled), &told), None);
         }
     }
 
     #[test]
     fn another_certificate_or_path_is_put_right() {
-        let identity = identity();
+        let told = told();
         let bundle = STANDARD.encode("another");
-        let service = json!({"namespace": "s", "name": "w", "path": identity.path()});
+        let service = json!({"namespace": "s", "name": "w", "path": told.path});
         let client = json!({"caBundle": bundle, "service": service});
-        assert!(missing(&configuration(client), &identity).is_some());
-        let bundle = STANDARD.encode(identity.authority());
+        assert!(missing(&configuration(client), &told).is_some());
+        let bundle = STANDARD.encode("the authority");
         let client = json!({"caBundle": bundle, "url": "https://127.0.0.1:9443/admission"});
-        let patch = missing(&configuration(client), &identity).expect("a patch");
+        let patch = missing(&configuration(client), &told).expect("a patch");
         let url = &patch["webhooks"][0]["clientConfig"]["url"];
-        assert_eq!(url, &format!("https://127.0.0.1:9443{}", identity.path()));
+        assert_eq!(url, &format!("https://127.0.0.1:9443{}", told.path));
+    }
+
+    #[test]
+    fn a_bundle_that_others_write_is_neither_looked_at_nor_applied() {
+        let told = Told {
+            authority: None,
+            ..told()
+        };
+        let bundle = STANDARD.encode("another");
+        let service = json!({"namespace": "s", "name": "w", "path": "/old"});
+        let client = json!({"caBundle": bundle, "service": service});
+        let patch = missing(&configuration(client.clone()), &told).expect("a patch");
+        let applied = &patch["webhooks"][0]["clientConfig"];
+        assert_eq!(applied["service"]["path"], told.path);
+        assert_eq!(applied.get("caBundle"), None);
+        let mut now = client;
+        now["service"]["path"] = told.path.clone().into();
+        assert_eq!(missing(&configuration(now), &told), None);
     }
 }

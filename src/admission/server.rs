@@ -17,18 +17,16 @@ use kube::core::admission::{AdmissionResponse, AdmissionReview};
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 use tower_http::timeout::TimeoutLayer;
-use tracing::warn;
 
 use super::certificate::Identity;
 use super::recorder::Recorder;
 use super::review::Request;
+use crate::tls_pair::{Gauges, Served};
 
 /// Two objects of the API server's largest size, and some.
 const LARGEST: usize = 8 << 20;
 /// The API server has given up by then.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Certificates live for a month.
-const RENEW: Duration = Duration::from_secs(10 * 24 * 60 * 60);
 const GRACE: Duration = Duration::from_secs(3);
 
 /// Serves AdmissionReview v1 at the secret path.
@@ -72,29 +70,39 @@ async fn review(
     Json(AdmissionResponse::from(&request).into_review()).into_response()
 }
 
+/// The certificate that the webhook shows.
+pub enum Certificate {
+    /// The operator's authority makes it.
+    Own(Identity),
+    /// Others make it.
+    Files(Served),
+}
+
 /// Serves until `stop`, with a certificate that is renewed in time.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    identity: Identity,
+    certificate: Certificate,
+    gauges: Gauges,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let tls = RustlsConfig::from_config(Arc::new(identity.tls()?));
+    let tls = match &certificate {
+        Certificate::Own(identity) => {
+            let (config, validity) = identity.tls()?;
+            gauges.shows(validity);
+            RustlsConfig::from_config(config)
+        }
+        Certificate::Files(files) => files.config.clone(),
+    };
     let handle = axum_server::Handle::<SocketAddr>::new();
     let server = axum_server::from_tcp_rustls(listener, tls.clone())
         .context("listening for the API server's calls of the webhook")?
         .handle(handle.clone())
         .serve(router.into_make_service());
     let keeping = async {
-        while stop
-            .run_until_cancelled(tokio::time::sleep(RENEW))
-            .await
-            .is_some()
-        {
-            match identity.tls() {
-                Ok(fresh) => tls.reload_from_config(Arc::new(fresh)),
-                Err(error) => warn!(error = format!("{error:#}"), "no new certificate"),
-            }
+        match certificate {
+            Certificate::Own(identity) => identity.renew(&tls, &gauges, &stop).await,
+            Certificate::Files(files) => files.follow(&gauges, &stop).await,
         }
         handle.graceful_shutdown(Some(GRACE));
     };

@@ -17,8 +17,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::bridge::{self, BridgeArgs};
 use super::cluster::Cluster;
-use super::server::{Server, Settings};
+use super::server::{PROTOCOLS, Server, Settings};
 use crate::local::client::Client;
+use crate::tls_pair::{Served, TlsPair};
 
 #[derive(Debug, Args)]
 pub struct McpArgs {
@@ -84,6 +85,23 @@ struct ServerArgs {
         value_delimiter = ','
     )]
     allowed_origins: Vec<String>,
+
+    /// The server's certificate and those between it and its authority, PEM: HTTPS is served. Read again
+    /// when the file changes.
+    #[arg(
+        long,
+        env = "SEAWALL_MCP_TLS_CERTIFICATE_FILE",
+        requires = "tls_key_file"
+    )]
+    tls_certificate_file: Option<PathBuf>,
+
+    /// The key of --tls-certificate-file, PEM.
+    #[arg(
+        long,
+        env = "SEAWALL_MCP_TLS_KEY_FILE",
+        requires = "tls_certificate_file"
+    )]
+    tls_key_file: Option<PathBuf>,
 }
 
 pub fn run(args: McpArgs) -> anyhow::Result<ExitCode> {
@@ -139,6 +157,8 @@ fn stop_on_signals(cancel: CancellationToken) -> anyhow::Result<tokio::task::Joi
 }
 
 async fn serve(args: ServerArgs, cancel: CancellationToken) -> anyhow::Result<()> {
+    // Before anything is waited for: a wrong file is told at once.
+    let tls = tls(&args).await?;
     let operator = Client::new(&args.local_socket).context("cannot make a client of the socket")?;
     let cluster = Cluster::new(api_server(&args).await?)?;
     let settings = Settings {
@@ -149,10 +169,23 @@ async fn serve(args: ServerArgs, cancel: CancellationToken) -> anyhow::Result<()
         .await
         .with_context(|| format!("cannot listen on {}", args.listen))?;
     let address = listener.local_addr().context("a listener has an address")?;
-    tracing::info!(%address, "serving MCP at http://{address}/mcp");
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!(%address, "serving MCP at {scheme}://{address}/mcp");
     Server::new(settings, operator, cluster, cancel)
-        .serve(listener)
+        .serve(listener, tls)
         .await
+}
+
+async fn tls(args: &ServerArgs) -> anyhow::Result<Option<Served>> {
+    let pair = TlsPair::given(
+        args.tls_certificate_file.as_ref(),
+        args.tls_key_file.as_ref(),
+    );
+    let Some(pair) = pair else { return Ok(None) };
+    let served = pair.serve(&PROTOCOLS).await;
+    served
+        .map(Some)
+        .context("HTTPS needs --tls-certificate-file and --tls-key-file with a pair in PEM")
 }
 
 /// How the API server is reached, and as whom.

@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::access::Tool;
+use crate::tls_pair::Gauges;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
@@ -36,6 +37,8 @@ pub struct Metrics {
     keys_refused: Family<ReasonLabel, Counter>,
     reads_not_audited: Counter,
     sessions: Gauge,
+    /// Of the certificate, where it is served here.
+    pub certificate: Gauges,
 }
 
 impl fmt::Debug for Metrics {
@@ -67,6 +70,7 @@ impl Metrics {
         );
         let sessions = Gauge::default();
         registry.register("sessions", "Open sessions", sessions.clone());
+        let certificate = Gauges::registered(&mut registry, "");
         Arc::new(Self {
             registry,
             calls,
@@ -74,6 +78,7 @@ impl Metrics {
             keys_refused,
             reads_not_audited,
             sessions,
+            certificate,
         })
     }
 

@@ -12,6 +12,10 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::ListenerExt;
+use axum_server::accept::NoDelayAcceptor;
+use axum_server::tls_rustls::RustlsAcceptor;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -29,6 +33,7 @@ use crate::access::decide::{Decide, decide};
 use crate::access::rates::Rates;
 use crate::local::client::Client;
 use crate::local::types::AgentRecord;
+use crate::tls_pair::{Gauges, Served};
 
 /// A policy of the largest size takes less.
 const LARGEST_BODY: usize = 1024 * 1024;
@@ -38,6 +43,8 @@ const SESSIONS_OF_A_KEY: usize = 64;
 const SESSIONS: usize = 4096;
 /// Reads that wait to be entered in the audit log.
 const READS_WAITING: usize = 1024;
+/// What is spoken over TLS. Each request of HTTP/1.1 says in a header which host it is for, as is checked.
+pub const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
 /// For calls that are running when the server stops.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -120,8 +127,8 @@ impl Server {
         }
     }
 
-    /// Serves until cancelled, then lets running calls end.
-    pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
+    /// Serves until cancelled, then lets running calls end. Without `tls` in plain text.
+    pub async fn serve(self, listener: TcpListener, tls: Option<Served>) -> anyhow::Result<()> {
         let Self {
             router,
             shared,
@@ -130,21 +137,19 @@ impl Server {
             cancel,
         } = self;
         let mut audit = tokio::spawn(enter_reads(shared.clone(), reads));
+        let certificate = shared.metrics.certificate.clone();
         drop(shared);
-        // Without it each answer waits 40 ms for an acknowledgement.
-        let listener = listener.tap_io(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "TCP_NODELAY");
-            }
-        });
         let stop = cancel.clone();
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+        let served: BoxFuture<anyhow::Result<()>> = match tls {
+            Some(tls) => over_tls(listener, router, tls, certificate, stop).boxed(),
+            None => in_plain(listener, router, stop).boxed(),
+        };
         let late = async {
             cancel.cancelled().await;
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {
-            served = async { served.await } => served.context("cannot serve MCP")?,
+            served = served => served.context("cannot serve MCP")?,
             ended = &mut audit => anyhow::bail!("the task that enters reads ended: {ended:?}"),
             () = late => tracing::warn!("clients were still connected when the server stopped"),
         }
@@ -161,6 +166,43 @@ impl Server {
             }
         }
     }
+}
+
+async fn in_plain(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    // Without it each answer waits 40 ms for an acknowledgement.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+    });
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+    Ok(served.await?)
+}
+
+/// With whatever certificate is in the files at the time of a connection.
+async fn over_tls(
+    listener: TcpListener,
+    router: Router,
+    tls: Served,
+    gauges: Gauges,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let handle = axum_server::Handle::new();
+    let acceptor = RustlsAcceptor::new(tls.config.clone()).acceptor(NoDelayAcceptor::new());
+    let server = axum_server::from_tcp(listener.into_std()?)?
+        .acceptor(acceptor)
+        .handle(handle.clone())
+        .serve(router.into_make_service());
+    let following = async {
+        tls.follow(&gauges, &stop).await;
+        handle.graceful_shutdown(Some(GRACE));
+    };
+    let (served, ()) = tokio::join!(server, following);
+    Ok(served?)
 }
 
 fn protocol_config(settings: Settings, cancel: CancellationToken) -> StreamableHttpServerConfig {

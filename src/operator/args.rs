@@ -54,6 +54,24 @@ pub struct OperatorArgs {
     )]
     pub webhook_names: Vec<String>,
 
+    /// The webhook's certificate and those between it and its authority, PEM; read again when the file
+    /// changes. Whoever makes it tells the API server which authority to trust. Absent: the operator
+    /// makes it and tells.
+    #[arg(
+        long,
+        env = "SEAWALL_WEBHOOK_TLS_CERTIFICATE_FILE",
+        requires = "webhook_tls_key_file"
+    )]
+    pub webhook_tls_certificate_file: Option<PathBuf>,
+
+    /// The key of --webhook-tls-certificate-file, PEM.
+    #[arg(
+        long,
+        env = "SEAWALL_WEBHOOK_TLS_KEY_FILE",
+        requires = "webhook_tls_certificate_file"
+    )]
+    pub webhook_tls_key_file: Option<PathBuf>,
+
     /// The Unix socket for the MCP server.
     #[arg(
         long,

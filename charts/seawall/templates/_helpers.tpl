@@ -48,3 +48,43 @@ runAsNonRoot: true
 capabilities:
   drop: [ALL]
 {{- end }}
+
+{{/* The Secret with the MCP server's certificate; empty where it speaks plain HTTP. */}}
+{{- define "seawall.mcpTlsSecret" -}}
+{{- if .Values.mcp.tls.certManager -}}seawall-mcp-tls{{- else -}}{{ .Values.mcp.tls.existingSecret }}{{- end -}}
+{{- end }}
+
+{{- define "seawall.mcpScheme" -}}
+{{- if include "seawall.mcpTlsSecret" . -}}https{{- else -}}http{{- end -}}
+{{- end }}
+
+{{/* The names of the MCP server's Service, one a line. */}}
+{{- define "seawall.mcpNames" -}}
+{{- $service := printf "seawall-mcp.%s" .Release.Namespace -}}
+{{- list "seawall-mcp" $service (printf "%s.svc" $service) (printf "%s.svc.cluster.local" $service) | join "\n" -}}
+{{- end }}
+
+{{/* What a Certificate is for, from a list of hosts: each a name or an address, with a port or without. */}}
+{{- define "seawall.certificateNames" -}}
+{{- $names := list -}}
+{{- $addresses := list -}}
+{{- range . -}}
+{{- if regexMatch "^[0-9.]+(:[0-9]+)?$" . -}}
+{{- $addresses = append $addresses (regexReplaceAll ":[0-9]+$" . "") -}}
+{{- else if contains "[" . -}}
+{{- $addresses = append $addresses (regexReplaceAll "^\\[(.*)\\].*$" . "${1}") -}}
+{{- else if regexMatch ":.*:" . -}}
+{{- $addresses = append $addresses . -}}
+{{- else -}}
+{{- $names = append $names (regexReplaceAll ":[0-9]+$" . "") -}}
+{{- end -}}
+{{- end -}}
+{{- with uniq $names -}}
+dnsNames:
+{{ toYaml . }}
+{{ end -}}
+{{- with uniq $addresses -}}
+ipAddresses:
+{{ toYaml . }}
+{{ end -}}
+{{- end }}

@@ -479,7 +479,7 @@ impl Stand {
         );
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}/mcp", listener.local_addr()?);
-        tasks.spawn(server.serve(listener));
+        tasks.spawn(server.serve(listener, None));
         Ok(Self {
             tenant,
             operator,
