@@ -131,12 +131,10 @@ fn naming(world: &World, devices: &BTreeSet<DeviceId>) -> BTreeSet<String> {
         let mut rules = policy.spec.rules.iter();
         selects(&policy.spec.subjects.devices) || rules.any(|rule| selects(&rule.peers.devices))
     });
-    let isolations = world.isolations.iter();
-    let isolations = isolations.map(|(key, isolation)| (key, isolation));
     let held = world.held.values().map(|held| (&held.key, &held.isolation));
-    let isolations = isolations
-        .chain(held)
-        .filter(|(_, isolation)| is_named(isolation.spec.target.device.as_slice()));
+    let isolations = world.isolations.iter().chain(held);
+    let isolations =
+        isolations.filter(|(_, isolation)| is_named(isolation.spec.target.device.as_slice()));
     let scopes = world.scopes.iter().filter(|(_, scope)| {
         let targets = scope.spec.targets.as_ref();
         let devices = targets.and_then(|targets| targets.devices.as_ref());
