@@ -20,6 +20,8 @@ mod interop;
 mod lab;
 mod mounted;
 mod operators;
+#[allow(dead_code, reason = "the library's tests use the rest of it")]
+mod postgres;
 mod process;
 mod rights;
 mod run;

@@ -39,6 +39,10 @@ if [ "$(id -u)" = 0 ]; then
   [ -x /usr/lib/cni/bridge ] || [ -x /opt/cni/bin/bridge ] || node_packages+=(containernetworking-plugins)
 fi
 
+# The tests of the operator's database run a PostgreSQL of their own. Without it they fail and name the package; the
+# demo needs none.
+have_postgres() { have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
+
 install_as_root() { # PACKAGE…
   echo "preflight: installing $*" >&2
   local wanted=("$@")
@@ -76,6 +80,15 @@ fi
 if [ ${#node_packages[@]} -gt 0 ] && have apt-get; then
   install_as_root "${node_packages[@]}"
 fi
+if ! have_postgres && have apt-get && [ "$(id -u)" = 0 ]; then
+  # Else its package makes a server and starts it.
+  no_server=/etc/postgresql-common/createcluster.d/seawall-tests.conf
+  mkdir -p "${no_server%/*}"
+  echo 'create_main_cluster = false' >"$no_server"
+  install_as_root postgresql
+  rm -f -- "$no_server"
+fi
+have_postgres || echo "preflight: without PostgreSQL the tests of the operator's database fail: sudo apt-get install postgresql" >&2
 have cc  || need "a C compiler (cc)" "sudo apt-get install gcc libc6-dev"
 have git || need "git" "sudo apt-get install git"
 have nft || need "nft (nftables)" "sudo apt-get update && sudo apt-get install nftables"

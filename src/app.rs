@@ -23,6 +23,7 @@ use crate::leadership::{self, Mandate, Office, Timing};
 use crate::metrics::Metrics;
 use crate::operator::args::OperatorArgs;
 use crate::operator::base::{Base, Sockets};
+use crate::operator::database;
 use crate::operator::for_nodes::ForNodes;
 use crate::operator::mcp_token::McpToken;
 use crate::operator::tasks::Tasks;
@@ -48,14 +49,26 @@ async fn operate(args: OperatorArgs) -> Result<()> {
     let stop = CancellationToken::new();
     // Before anything is waited for: a wrong file is told at once.
     let webhook_files = webhook_files(&args).await?;
+    let health_listener = Sockets::bind_health(&args).await?;
     let sockets = Sockets::bind(&args).await?;
-    let mut base = Base::open(&args).await?;
+    let (health, metrics) = (watch::Sender::default(), Metrics::new());
+    let mut tasks = Tasks::new(stop.clone());
+    tasks.spawn("the signals", signals::wait(stop.clone()));
+    let (told, counted) = (health.subscribe(), metrics.clone());
+    let serving = health::serve(health_listener, told, counted, stop.clone());
+    tasks.spawn("health and metrics", serving);
+    let opened = stop
+        .run_until_cancelled(Base::open(&args, &health, &metrics))
+        .await;
+    let Some(mut base) = opened.transpose()? else {
+        return tasks.join(GRACE).await;
+    };
     let (office, mandate) = leadership::office();
     let mut operator = Operator {
-        tasks: Tasks::new(stop.clone()),
+        tasks,
         client: base.client.clone(),
-        metrics: Metrics::new(),
-        health: watch::Sender::default(),
+        metrics,
+        health,
         mandate,
         stop,
         args,
@@ -88,14 +101,11 @@ struct Operator {
 impl Operator {
     async fn spawn_all(&mut self, base: &mut Base, sockets: Sockets, office: Office) -> Result<()> {
         let stop = self.stop.clone();
-        self.tasks.spawn("the signals", signals::wait(stop.clone()));
-        let health = health::serve(
-            sockets.health,
-            self.health.subscribe(),
-            self.metrics.clone(),
-            stop.clone(),
-        );
-        self.tasks.spawn("health and metrics", health);
+        if base.store.is_remote() {
+            let (store, health) = (base.store.clone(), self.health.clone());
+            let watching = database::watch(store, health, self.metrics.clone(), stop.clone());
+            self.tasks.spawn("the database", watching);
+        }
         let fleet = base.fleet.clone();
         let serving = stop.clone();
         self.tasks.spawn("the fleet's server", async move {

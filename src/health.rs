@@ -32,6 +32,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub struct Health {
     /// What has to be known before anything is done, and why it is not, if it is not.
     pub waiting_for: BTreeMap<&'static str, String>,
+    /// What is not as it should be and keeps nobody from serving.
+    pub notes: BTreeMap<&'static str, String>,
     /// When the loop last turned; `None` before the first time.
     pub turned: Option<Timestamp>,
 }
@@ -83,20 +85,25 @@ async fn live(State(served): State<Arc<Served>>) -> (StatusCode, String) {
 
 async fn ready(State(served): State<Arc<Served>>) -> (StatusCode, String) {
     let health = served.health.borrow().clone();
-    if health.turned.is_none() {
+    if health.turned.is_none() && health.waiting_for.is_empty() {
         return (
             StatusCode::SERVICE_UNAVAILABLE,
             "not ready: the loop has not begun\n".to_owned(),
         );
     }
     if health.waiting_for.is_empty() {
-        return (StatusCode::OK, "ready\n".to_owned());
+        return (StatusCode::OK, lines("ready", &health.notes));
     }
-    let mut text = String::from("not ready:\n");
-    for (what, why) in &health.waiting_for {
+    let text = lines("not ready:", &health.waiting_for);
+    (StatusCode::SERVICE_UNAVAILABLE, text)
+}
+
+fn lines(first: &str, more: &BTreeMap<&str, String>) -> String {
+    let mut text = format!("{first}\n");
+    for (what, why) in more {
         text.push_str(&format!("  {what}: {why}\n"));
     }
-    (StatusCode::SERVICE_UNAVAILABLE, text)
+    text
 }
 
 async fn exposition(
@@ -140,6 +147,7 @@ mod tests {
         let health = Health {
             waiting_for: waiting_for.into(),
             turned: Some(Timestamp::now()),
+            ..Health::default()
         };
         let (status, text) = answer(health, "/ready").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
@@ -150,11 +158,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_waited_for_before_the_loop_begins_is_said_too() {
+        let health = Health {
+            waiting_for: [("database", "not there".to_owned())].into(),
+            ..Health::default()
+        };
+        let (status, text) = answer(health.clone(), "/ready").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.contains("database: not there"), "{text}");
+        assert_eq!(answer(health, "/live").await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
     async fn ready_and_live_once_everything_is_known() {
+        let notes = [("database", "it is away".to_owned())];
         let health = Health {
             waiting_for: BTreeMap::new(),
+            notes: notes.into(),
             turned: Some(Timestamp::now()),
         };
+        let (_, text) = answer(health.clone(), "/ready").await;
+        assert_eq!(text, "ready\n  database: it is away\n");
         assert_eq!(answer(health.clone(), "/ready").await.0, StatusCode::OK);
         assert_eq!(answer(health, "/live").await.0, StatusCode::OK);
     }
@@ -162,8 +186,8 @@ mod tests {
     #[tokio::test]
     async fn a_loop_that_hangs_is_not_live() {
         let health = Health {
-            waiting_for: BTreeMap::new(),
             turned: Some(Timestamp::now() - Duration::from_secs(61)),
+            ..Health::default()
         };
         let (status, _) = answer(health, "/live").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);

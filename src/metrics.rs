@@ -25,6 +25,8 @@ pub struct Metrics {
     pub world_objects: Family<KindLabel, Gauge>,
     /// 1 while this replica writes.
     pub leading: Gauge,
+    /// 1 while the database answers.
+    pub database_up: Gauge,
     pub compiles: Counter,
     pub compile_seconds: Histogram,
     /// From the watch event of an Isolation to the target's read-back.
@@ -97,6 +99,7 @@ impl Metrics {
             malformed: Family::default(),
             world_objects: Family::default(),
             leading: Gauge::default(),
+            database_up: Gauge::default(),
             compiles: Counter::default(),
             compile_seconds: Histogram::new(LATENCY_BUCKETS),
             isolation_seconds: Histogram::new(LATENCY_BUCKETS),
@@ -132,6 +135,11 @@ impl Metrics {
                 "leading",
                 "1 while this replica writes",
                 self.leading.clone(),
+            );
+            registry.register(
+                "database_up",
+                "1 while the database answers",
+                self.database_up.clone(),
             );
             registry.register("compiles", "Compilations", self.compiles.clone());
             registry.register(

@@ -36,9 +36,18 @@ const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/seawall");
 const CRDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/seawall-crds");
 
 /// Values that reach every branch of the templates, between them.
-const VALUES: [&[&str]; 4] = [
+const VALUES: [&[&str]; 5] = [
     &[],
     &["replicas=0", "webhook.url=https://127.0.0.1:9443/admission"],
+    &[
+        "database.existingSecret=seawall-database",
+        "database.key=uri",
+        "database.caSecret=postgres-ca",
+        "networkPolicy.apiServer[0].cidr=192.0.2.1/32",
+        "networkPolicy.apiServer[0].port=6443",
+        "networkPolicy.database[0].cidr=192.0.2.5/32",
+        "networkPolicy.database[0].port=5432",
+    ],
     &[
         "mcp.enabled=false",
         "agent.enabled=false",
@@ -180,7 +189,19 @@ async fn wrong_values() -> anyhow::Result<()> {
             "networkPolicy.apiServer[0].cidr=10.0.0.1",
             "/networkPolicy/apiServer",
         ),
+        (
+            "networkPolicy.database[0].cidr=10.0.0.1",
+            "/networkPolicy/database",
+        ),
         ("networkPolicy.mcpFrom={any}", "/networkPolicy/mcpFrom/0"),
+        ("database.existingSecret=A_b", "/database/existingSecret"),
+        ("database.key=", "/database/key"),
+        ("database.url=postgres://db/x", "'url' not allowed"),
+        ("database.caSecret=ca", "database.existingSecret is not"),
+        (
+            "database.existingSecret=db,networkPolicy.apiServer[0].cidr=192.0.2.1/32,networkPolicy.apiServer[0].port=6443",
+            "set networkPolicy.database too",
+        ),
         ("podMonitor.interval=often", "/podMonitor/interval"),
         (
             "prometheusRule.runbookUrl=wiki",
@@ -244,7 +265,8 @@ async fn pod() -> anyhow::Result<()> {
         let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": template["spec"]});
         pod["metadata"] = json!({"name": "seawall", "namespace": "restricted"});
         let pod = admin.try_create(&pod).await?;
-        sidecar_is_apart(&pod)?;
+        let postgres = values.iter().any(|it| it.starts_with("database."));
+        sidecar_is_apart(&pod, postgres)?;
     }
     Ok(())
 }
@@ -308,7 +330,7 @@ async fn agents() -> anyhow::Result<()> {
 
 /// The sidecar mounts the folder of the local socket, the API server's certificate authority, and its own certificate
 /// where it has one.
-fn sidecar_is_apart(pod: &Value) -> anyhow::Result<()> {
+fn sidecar_is_apart(pod: &Value, postgres: bool) -> anyhow::Result<()> {
     let containers = pod["spec"]["containers"].as_array().context("containers")?;
     let mounts = |name: &str| {
         let container = containers.iter().find(|it| it["name"] == name);
@@ -320,10 +342,15 @@ fn sidecar_is_apart(pod: &Value) -> anyhow::Result<()> {
         })
     };
     let operator = mounts("operator").context("the operator")?;
-    ensure!(
-        operator == ["data", "local", "admin", "operator-token"],
-        "{operator:?}"
-    );
+    let mut expected = vec!["data", "local", "admin", "operator-token"];
+    if postgres {
+        expected.extend(["database", "database-ca"]);
+    }
+    ensure!(operator == expected, "{operator:?}");
+    // The URL and its password are in a file: an argument would show them to everybody.
+    let text = pod["spec"]["containers"][0]["args"].to_string();
+    ensure!(text.contains("--database-url-file=/etc/seawall/database/url") == postgres);
+    ensure!(!text.contains("--database-url="), "{text}");
     if let Some(mcp) = mounts("mcp") {
         let (own, certificate) = mcp.split_at(2);
         ensure!(own == ["local", "api-server-ca"], "{mcp:?}");

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
+use super::database::DatabaseUrl;
 use crate::domain::names::ObjectKey;
 use crate::domain::world::Protected;
 
@@ -23,9 +24,18 @@ pub struct OperatorArgs {
     #[arg(long, env = "SEAWALL_DATA_DIR", default_value = "/var/lib/seawall")]
     pub data_dir: PathBuf,
 
-    /// The store; by default SQLite in the data directory.
-    #[arg(long, env = "SEAWALL_DATABASE_URL")]
-    pub database_url: Option<String>,
+    /// The database, `sqlite:///PATH?mode=rwc` or `postgres://USER:PASSWORD@HOST:5432/DATABASE`; by
+    /// default SQLite in the data directory. With a password only in the environment or in a file.
+    #[arg(long, env = "SEAWALL_DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<DatabaseUrl>,
+
+    /// A file that holds the database's URL.
+    #[arg(long, env = "SEAWALL_DATABASE_URL_FILE")]
+    pub database_url_file: Option<PathBuf>,
+
+    /// The certificate authority of the PostgreSQL server, in PEM; the same as `sslrootcert` in the URL.
+    #[arg(long, env = "SEAWALL_DATABASE_CA_FILE")]
+    pub database_ca_file: Option<PathBuf>,
 
     /// The name of the audit log, which is in every checkpoint; by default `seawall/` and the system
     /// namespace. It can't be changed later.

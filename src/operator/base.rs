@@ -1,7 +1,7 @@
 //! What the operator opens before any task starts: its sockets, its data directory, the API server's
 //! client, its keys, the store, the fleet.
 
-use std::path::Path;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,13 +9,14 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::args::OperatorArgs;
 use super::data_dir::DataDir;
+use super::database::{self, DatabaseUrl};
 use super::node_tokens::TokenReviews;
 use super::{auditing, keys, kubernetes};
 use crate::audit::keys::LogKeys;
@@ -25,7 +26,9 @@ use crate::fleet::Fleet;
 use crate::fleet::keys::OperatorKeys;
 use crate::fleet::nodes::Nodes;
 use crate::fleet::witness::{Channel, FleetEvent};
+use crate::health::Health;
 use crate::leadership::Candidate;
+use crate::metrics::Metrics;
 use crate::reconcile::records::InForceStore;
 use crate::store::Store;
 use crate::user_agent::Part;
@@ -37,28 +40,32 @@ const FLEET_EVENTS: usize = 4096;
 /// Bound before anything else, so that a port that is taken is the first thing one hears of.
 pub struct Sockets {
     pub fleet: TcpListener,
-    pub health: TcpListener,
     /// None where no webhook is served.
     pub webhook: Option<std::net::TcpListener>,
 }
 
 impl Sockets {
     pub async fn bind(args: &OperatorArgs) -> Result<Self> {
-        let bind = async |address, flag: &str| {
-            TcpListener::bind(address)
-                .await
-                .with_context(|| format!("listening on {address}: give --{flag} another address"))
-        };
         let webhook = match args.webhook_listen {
             Some(address) => Some(bind(address, "webhook-listen").await?.into_std()?),
             None => None,
         };
         Ok(Self {
             fleet: bind(args.fleet_listen, "fleet-listen").await?,
-            health: bind(args.health_listen, "health-listen").await?,
             webhook,
         })
     }
+
+    /// Apart from the others, for it is served while the rest is opened.
+    pub async fn bind_health(args: &OperatorArgs) -> Result<TcpListener> {
+        bind(args.health_listen, "health-listen").await
+    }
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}: give --{flag} another address"))
 }
 
 pub struct Base {
@@ -80,14 +87,17 @@ pub struct Base {
 }
 
 impl Base {
-    pub async fn open(args: &OperatorArgs) -> Result<Self> {
+    /// Waits for a database that is away; `health` says so.
+    pub async fn open(
+        args: &OperatorArgs,
+        health: &watch::Sender<Health>,
+        metrics: &Metrics,
+    ) -> Result<Self> {
+        let url = DatabaseUrl::of(args)?;
         let data_dir = DataDir::open(&args.data_dir)?;
-        let own_store = args.database_url.is_none();
-        let url = args
-            .database_url
-            .clone()
-            .unwrap_or_else(|| sqlite(data_dir.path()));
-        let store = Store::open(&url).await?;
+        let own_store = url.is_none();
+        let url = url.unwrap_or_else(|| DatabaseUrl::sqlite(data_dir.path()));
+        let store = database::open(&url, health, metrics).await?;
         let client = kubernetes::client(Part::Operator).await?;
         let keys = Arc::new(operator_keys(&client, args).await?);
         let (audit, audit_task) = open_audit(&data_dir, &keys)?;
@@ -179,13 +189,6 @@ fn nodes(client: &Client, args: &OperatorArgs) -> Option<Nodes> {
         account: args.node_service_account.clone()?,
     };
     Some(Nodes::new(Arc::new(tokens), args.system_namespace.clone()))
-}
-
-fn sqlite(directory: &Path) -> String {
-    format!(
-        "sqlite://{}?mode=rwc",
-        directory.join("seawall.db").display()
-    )
 }
 
 /// Names of entries in the Secret: the audit log's signing key, and the key of the hashes of what

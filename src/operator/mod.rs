@@ -5,6 +5,7 @@ pub mod args;
 pub mod auditing;
 pub mod base;
 pub mod data_dir;
+pub mod database;
 pub mod explain;
 pub mod for_nodes;
 pub mod keys;

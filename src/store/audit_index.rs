@@ -4,13 +4,18 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::{Expr, ExprTrait, Func, LikeExpr};
-use sea_orm::{Condition, QueryOrder, QuerySelect, Set, TransactionTrait};
+use sea_orm::{
+    Condition, ConnectionTrait, DbBackend, QueryOrder, QuerySelect, Set, TransactionTrait,
+};
 
 use super::Store;
+use super::fleet::meta;
 use crate::audit::index::{AuditIndex, AuditPage, AuditQuery, IndexError, IndexRecord};
 
 /// Rows of one statement: 11 parameters each, of at most 32,766 in SQLite.
 const ROWS: usize = 1_000;
+/// Held, in the table `meta`, by who writes.
+const WRITING: &str = "audit_index";
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "audit_entries")]
@@ -46,17 +51,22 @@ impl From<DbErr> for IndexError {
 fn row(record: &IndexRecord) -> Result<ActiveModel, IndexError> {
     Ok(ActiveModel {
         position: Set(position(record.index)?),
-        id: Set(record.id.clone()),
+        id: Set(text(&record.id)),
         time: Set(record.time.as_millisecond()),
-        kind: Set(record.kind.clone()),
-        tenant: Set(record.tenant.clone()),
-        actor: Set(record.actor.clone()),
-        actor_kind: Set(record.actor_kind.clone()),
-        tool: Set(record.tool.clone()),
-        target: Set(record.target.clone()),
-        result: Set(record.result.clone()),
-        json: Set(record.json.clone()),
+        kind: Set(text(&record.kind)),
+        tenant: Set(text(&record.tenant)),
+        actor: Set(text(&record.actor)),
+        actor_kind: Set(text(&record.actor_kind)),
+        tool: Set(record.tool.as_deref().map(text)),
+        target: Set(record.target.as_deref().map(text)),
+        result: Set(record.result.as_deref().map(text)),
+        json: Set(text(&record.json)),
     })
+}
+
+/// PostgreSQL takes no NUL in a text; what an agent names may have one, and must not stop the index.
+fn text(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 fn position(index: u64) -> Result<i64, IndexError> {
@@ -84,17 +94,22 @@ impl TryFrom<Model> for IndexRecord {
     }
 }
 
-/// `text` occurs in the column. SQLite compares ASCII letters without case, others with.
-fn contains(column: Column, text: &str) -> Expr {
+/// `wanted` occurs in the column: ASCII letters without case, as SQLite compares them, others with.
+fn contains(backend: DbBackend, column: Column, wanted: &str) -> Expr {
     let mut pattern = String::from("%");
-    for c in text.chars() {
+    for c in text(wanted).chars() {
         if matches!(c, '%' | '_' | '\\') {
             pattern.push('\\');
         }
         pattern.push(c.to_ascii_lowercase());
     }
     pattern.push('%');
-    Func::lower(Expr::col(column)).like(LikeExpr::new(pattern).escape('\\'))
+    let column = Expr::col(column);
+    let column = match backend {
+        DbBackend::Postgres => Expr::cust_with_expr("$1 COLLATE \"C\"", column),
+        _ => column,
+    };
+    Func::lower(column).like(LikeExpr::new(pattern).escape('\\'))
 }
 
 /// How text is written inside the entry's JSON.
@@ -103,8 +118,11 @@ fn as_in_json(text: &str) -> String {
     quoted[1..quoted.len() - 1].to_owned()
 }
 
-fn condition(query: &AuditQuery) -> Result<Condition, IndexError> {
-    let is = |column: Column, wanted: &Option<String>| wanted.as_ref().map(|w| column.eq(w));
+fn condition(backend: DbBackend, query: &AuditQuery) -> Result<Condition, IndexError> {
+    let is = |column: Column, wanted: &Option<String>| {
+        let wanted = wanted.as_deref().map(text);
+        wanted.map(|wanted| column.eq(wanted))
+    };
     let before = query.before.map(position).transpose()?;
     let since = query.since.map(|t| Column::Time.gte(t.as_millisecond()));
     let until = query.until.map(|t| Column::Time.lt(t.as_millisecond()));
@@ -121,20 +139,38 @@ fn condition(query: &AuditQuery) -> Result<Condition, IndexError> {
             query
                 .actor
                 .as_ref()
-                .map(|actor| contains(Column::Actor, actor)),
+                .map(|actor| contains(backend, Column::Actor, actor)),
         )
         .add_option(
             query
                 .text
                 .as_ref()
-                .map(|text| contains(Column::Json, &as_in_json(text))),
+                .map(|text| contains(backend, Column::Json, &as_in_json(text))),
         ))
+}
+
+/// Fails unless the batch goes on where the index ends: another process may have written meanwhile.
+async fn follows(db: &impl ConnectionTrait, batch: &[IndexRecord]) -> Result<(), IndexError> {
+    let last = Entity::find()
+        .order_by_desc(Column::Position)
+        .one(db)
+        .await?;
+    let next = last.map_or(0, |last| last.position + 1);
+    match batch.first() {
+        Some(first) if position(first.index)? != next => Err(IndexError(format!(
+            "it goes on at {next}, and not at {}: another operator writes it too",
+            first.index
+        ))),
+        _ => Ok(()),
+    }
 }
 
 #[async_trait]
 impl AuditIndex for Store {
     async fn record(&self, batch: &[IndexRecord]) -> Result<(), IndexError> {
         let transaction = self.writer.begin().await?;
+        meta::lock(&transaction, WRITING).await?;
+        follows(&transaction, batch).await?;
         for some in batch.chunks(ROWS) {
             let rows = some.iter().map(row).collect::<Result<Vec<_>, _>>()?;
             Entity::insert_many(rows)
@@ -148,7 +184,7 @@ impl AuditIndex for Store {
     async fn search(&self, query: &AuditQuery) -> Result<AuditPage, IndexError> {
         let limit = query.page_size();
         let rows = Entity::find()
-            .filter(condition(query)?)
+            .filter(condition(self.readers.get_database_backend(), query)?)
             .order_by_desc(Column::Position)
             .limit(limit + 1)
             .all(&self.readers)
@@ -172,7 +208,10 @@ impl AuditIndex for Store {
     }
 
     async fn clear(&self) -> Result<(), IndexError> {
-        Entity::delete_many().exec(&self.writer).await?;
+        let transaction = self.writer.begin().await?;
+        meta::lock(&transaction, WRITING).await?;
+        Entity::delete_many().exec(&transaction).await?;
+        transaction.commit().await?;
         Ok(())
     }
 }

@@ -8,7 +8,17 @@ use crate::audit::entry::{Actor, ActorKind, Body, Entry, Intent, Refusal, Refuse
 use crate::audit::index::{MAX_LIMIT, follow};
 use crate::audit::keys::LogKeys;
 use crate::audit::log::{AuditLog, Options};
-use crate::store::tests::scratch;
+use crate::store::testing::{Scratch, on_each_database};
+
+on_each_database!(
+    every_filter_narrows_and_all_hold_together,
+    pages_follow_each_other_without_gap_or_overlap_and_have_a_limit,
+    a_batch_that_overlaps_is_refused_as_a_whole,
+    two_processes_leave_no_gap_and_nothing_twice,
+    what_an_agent_names_never_stops_the_index,
+    letters_beyond_ascii_are_compared_with_their_case,
+    the_index_follows_the_log_goes_on_after_a_restart_and_starts_anew_for_another_log,
+);
 
 fn intent(tenant: &str, agent: &str, target: &str, second: i64) -> Entry {
     let body = Body::Intent(Intent {
@@ -53,9 +63,8 @@ async fn found(store: &Store, query: AuditQuery) -> Vec<u64> {
     page.records.iter().map(|record| record.index).collect()
 }
 
-#[tokio::test]
-async fn every_filter_narrows_and_all_hold_together() {
-    let (store, _directory) = scratch().await;
+async fn every_filter_narrows_and_all_hold_together(scratch: Scratch) {
+    let store = scratch.open().await;
     let entries = [
         intent("plant", "Triage", "dev_1", 10),
         intent("plant", "hunter", "dev_2", 20),
@@ -183,9 +192,8 @@ async fn every_filter_narrows_and_all_hold_together() {
     }
 }
 
-#[tokio::test]
-async fn pages_follow_each_other_without_gap_or_overlap_and_have_a_limit() {
-    let (store, _directory) = scratch().await;
+async fn pages_follow_each_other_without_gap_or_overlap_and_have_a_limit(scratch: Scratch) {
+    let store = scratch.open().await;
     let entries: Vec<Entry> = (0..1_203).map(refusal).collect();
     store.record(&records(&entries)).await.unwrap();
     let (mut seen, mut before) = (Vec::new(), None);
@@ -214,9 +222,8 @@ async fn pages_follow_each_other_without_gap_or_overlap_and_have_a_limit() {
     );
 }
 
-#[tokio::test]
-async fn a_batch_that_overlaps_is_refused_as_a_whole() {
-    let (store, _directory) = scratch().await;
+async fn a_batch_that_overlaps_is_refused_as_a_whole(scratch: Scratch) {
+    let store = scratch.open().await;
     let all = records(&[refusal(1), refusal(2), refusal(3)]);
     store.record(&all[..2]).await.unwrap();
     assert!(
@@ -257,9 +264,10 @@ async fn append_and_follow(store: &Store, directory: &std::path::Path, keys: &Lo
     writing.await.unwrap().unwrap();
 }
 
-#[tokio::test]
-async fn the_index_follows_the_log_goes_on_after_a_restart_and_starts_anew_for_another_log() {
-    let (store, _directory) = scratch().await;
+async fn the_index_follows_the_log_goes_on_after_a_restart_and_starts_anew_for_another_log(
+    scratch: Scratch,
+) {
+    let store = scratch.open().await;
     let log = tempfile::tempdir().unwrap();
     let keys = LogKeys::generate("example.com/log").unwrap();
     append_and_follow(&store, log.path(), &keys, 300).await;
@@ -277,4 +285,59 @@ async fn the_index_follows_the_log_goes_on_after_a_restart_and_starts_anew_for_a
         .entries(6..7)
         .unwrap();
     assert_eq!(page.records[0], IndexRecord::of(6, &bytes[0]));
+}
+
+async fn two_processes_leave_no_gap_and_nothing_twice(scratch: Scratch) {
+    let stores = [scratch.open().await, scratch.open().await];
+    let all = records(&(0..40).map(refusal).collect::<Vec<_>>());
+    // Each writes the same log from the beginning, as two do that both believe to be alone.
+    let writing = stores.clone().map(|store| {
+        let all = all.clone();
+        tokio::spawn(async move {
+            let mut written = 0;
+            for batch in all.chunks(2) {
+                written += usize::from(store.record(batch).await.is_ok());
+            }
+            written
+        })
+    });
+    let mut written = 0;
+    for one in writing {
+        written += one.await.unwrap();
+    }
+    assert_eq!(written, 20, "each batch was taken from one of them");
+    let ahead = stores[0].record(&records(&[refusal(50)])).await;
+    assert!(ahead.unwrap_err().to_string().contains("it goes on at 40"));
+    let indexes = found(&stores[1], AuditQuery::default()).await;
+    assert_eq!(indexes, (0..40).rev().collect::<Vec<_>>());
+}
+
+async fn what_an_agent_names_never_stops_the_index(scratch: Scratch) {
+    let store = scratch.open().await;
+    let entries = [intent("plant", "triage", "dev\0_1", 10)];
+    store.record(&records(&entries)).await.unwrap();
+    let query = AuditQuery {
+        target: Some("dev\0_1".to_owned()),
+        actor: Some("\0".to_owned()),
+        ..AuditQuery::default()
+    };
+    assert!(found(&store, query).await.is_empty());
+    let query = AuditQuery {
+        target: Some("dev\0_1".to_owned()),
+        ..AuditQuery::default()
+    };
+    assert_eq!(found(&store, query).await, [0]);
+}
+
+async fn letters_beyond_ascii_are_compared_with_their_case(scratch: Scratch) {
+    let store = scratch.open().await;
+    let entries = [intent("plant", "Ünal", "dev_1", 10)];
+    store.record(&records(&entries)).await.unwrap();
+    for (actor, expected) in [("ÜNAL", vec![0]), ("ünal", vec![])] {
+        let query = AuditQuery {
+            actor: Some(actor.to_owned()),
+            ..AuditQuery::default()
+        };
+        assert_eq!(found(&store, query).await, expected, "{actor}");
+    }
 }

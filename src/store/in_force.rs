@@ -98,7 +98,12 @@ mod tests {
     use crate::domain::names::ObjectKey;
     use crate::domain::world::{HeldIsolation, Resource};
     use crate::reconcile::holds::Hold;
-    use crate::store::tests::scratch;
+    use crate::store::testing::{Scratch, on_each_database};
+
+    on_each_database!(
+        what_was_in_force_reads_back_with_its_hold,
+        thousands_are_written_at_once,
+    );
 
     fn in_force(name: &str, generation: i64) -> InForce {
         let spec: IsolationSpec = serde_json::from_value(serde_json::json!({
@@ -120,9 +125,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn what_was_in_force_reads_back_with_its_hold() {
-        let (store, _directory) = scratch().await;
+    async fn what_was_in_force_reads_back_with_its_hold(scratch: Scratch) {
+        let store = scratch.open().await;
         let mut both: BTreeMap<_, _> = [
             ("a".to_owned(), in_force("a", 1)),
             ("b".to_owned(), in_force("b", 1)),
@@ -143,9 +147,8 @@ mod tests {
         assert_eq!(store.in_force().await.expect("read"), put);
     }
 
-    #[tokio::test]
-    async fn thousands_are_written_at_once() {
-        let (store, _directory) = scratch().await;
+    async fn thousands_are_written_at_once(scratch: Scratch) {
+        let store = scratch.open().await;
         let many: BTreeMap<_, _> = (0..2500)
             .map(|n| (format!("{n:04}"), in_force(&format!("{n:04}"), 1)))
             .collect();

@@ -120,10 +120,15 @@ impl SeenStore for Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::scratch;
+    use super::super::testing::{Scratch, on_each_database};
     use super::*;
     use crate::admission::records::{Request, Wants};
     use crate::audit::entry::{Actor, ActorKind};
+
+    on_each_database!(
+        what_was_seen_is_there_again_and_what_is_gone_is_not,
+        ten_thousand_objects_are_written_at_once,
+    );
 
     fn seen(uid: &str, generation: i64) -> SeenObject {
         SeenObject {
@@ -146,9 +151,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn what_was_seen_is_there_again_and_what_is_gone_is_not() {
-        let (store, _directory) = scratch().await;
+    async fn what_was_seen_is_there_again_and_what_is_gone_is_not(scratch: Scratch) {
+        let store = scratch.open().await;
         let memory = store.memory().await.unwrap();
         assert!(memory.objects.is_empty() && memory.watched_until.is_none());
 
@@ -163,9 +167,8 @@ mod tests {
         assert_eq!(memory.watched_until, Some(later));
     }
 
-    #[tokio::test]
-    async fn ten_thousand_objects_are_written_at_once() {
-        let (store, _directory) = scratch().await;
+    async fn ten_thousand_objects_are_written_at_once(scratch: Scratch) {
+        let store = scratch.open().await;
         let many: Vec<_> = (0..10_000).map(|n| seen(&n.to_string(), 1)).collect();
         let now = Timestamp::now();
         store.remember(&many, &[], now).await.unwrap();

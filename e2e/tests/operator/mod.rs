@@ -1,5 +1,6 @@
 //! The operator as a process, with the rights that the chart gives it, against a real API server.
 
+mod database;
 mod facts;
 mod holding;
 mod leadership;
@@ -16,6 +17,7 @@ use libtest_mimic::Trial;
 
 pub fn all() -> Vec<Trial> {
     [
+        database::all(),
         facts::all(),
         holding::all(),
         leadership::all(),

@@ -20,7 +20,7 @@ use crate::fleet::keys::OperatorKeys;
 use crate::fleet::nodes::Nodes;
 use crate::fleet::witness::{Channel, FleetEvent, Happening};
 use crate::store::Store;
-use crate::store::tests::url;
+use crate::store::testing::url;
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -3,7 +3,18 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::api::TrustLevel;
 use crate::fleet::records::{self, AppliedState};
-use crate::store::tests::scratch;
+use crate::store::testing::{Scratch, on_each_database};
+
+on_each_database!(
+    a_device_reads_back_as_it_was_enrolled_and_saved,
+    of_two_that_race_for_the_last_use_one_wins_and_the_other_is_not_stored,
+    an_expired_or_revoked_token_gives_no_use_and_keeps_its_count,
+    a_device_that_cannot_be_stored_takes_no_use,
+    epochs_only_grow_and_pass_what_they_are_told,
+    two_processes_never_take_more_uses_of_a_token_than_it_has,
+    two_processes_never_begin_the_same_epoch,
+    of_two_processes_one_enrols_a_node,
+);
 
 fn token(id: &str, uses_left: u32) -> JoinTokenRecord {
     JoinTokenRecord {
@@ -34,9 +45,8 @@ fn device(n: u8, token: &str) -> DeviceRecord {
     }
 }
 
-#[tokio::test]
-async fn a_device_reads_back_as_it_was_enrolled_and_saved() {
-    let (store, _directory) = scratch().await;
+async fn a_device_reads_back_as_it_was_enrolled_and_saved(scratch: Scratch) {
+    let store = scratch.open().await;
     store.create_join_token(&token("jt_1", 1)).await.unwrap();
     let mut device = device(1, "jt_1");
     assert_eq!(store.enrol(&device).await.unwrap(), TokenUse::Taken);
@@ -64,9 +74,8 @@ async fn a_device_reads_back_as_it_was_enrolled_and_saved() {
     assert_eq!(store.devices().await.unwrap(), [device]);
 }
 
-#[tokio::test]
-async fn of_two_that_race_for_the_last_use_one_wins_and_the_other_is_not_stored() {
-    let (store, _directory) = scratch().await;
+async fn of_two_that_race_for_the_last_use_one_wins_and_the_other_is_not_stored(scratch: Scratch) {
+    let store = scratch.open().await;
     store.create_join_token(&token("jt_1", 1)).await.unwrap();
     let (first, second) = (device(1, "jt_1"), device(2, "jt_1"));
     let (first, second) = tokio::join!(store.enrol(&first), store.enrol(&second));
@@ -78,9 +87,8 @@ async fn of_two_that_race_for_the_last_use_one_wins_and_the_other_is_not_stored(
     assert_eq!(left.uses_left, 0);
 }
 
-#[tokio::test]
-async fn an_expired_or_revoked_token_gives_no_use_and_keeps_its_count() {
-    let (store, _directory) = scratch().await;
+async fn an_expired_or_revoked_token_gives_no_use_and_keeps_its_count(scratch: Scratch) {
+    let store = scratch.open().await;
     let mut expired = token("jt_1", 5);
     expired.expires_at = records::now() - jiff::SignedDuration::from_secs(1);
     store.create_join_token(&expired).await.unwrap();
@@ -105,9 +113,8 @@ async fn an_expired_or_revoked_token_gives_no_use_and_keeps_its_count() {
     assert!(store.devices().await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn a_device_that_cannot_be_stored_takes_no_use() {
-    let (store, _directory) = scratch().await;
+async fn a_device_that_cannot_be_stored_takes_no_use(scratch: Scratch) {
+    let store = scratch.open().await;
     store.create_join_token(&token("jt_1", 2)).await.unwrap();
     let first = device(1, "jt_1");
     store.enrol(&first).await.unwrap();
@@ -116,12 +123,62 @@ async fn a_device_that_cannot_be_stored_takes_no_use() {
     assert_eq!(left.uses_left, 1);
 }
 
-#[tokio::test]
-async fn epochs_only_grow_and_pass_what_they_are_told() {
-    let (store, _directory) = scratch().await;
+async fn epochs_only_grow_and_pass_what_they_are_told(scratch: Scratch) {
+    let store = scratch.open().await;
     assert_eq!(store.epoch().await.unwrap(), 0);
     assert_eq!(store.next_epoch(0).await.unwrap(), 1);
     assert_eq!(store.next_epoch(40).await.unwrap(), 41);
     assert_eq!(store.next_epoch(2).await.unwrap(), 42);
     assert_eq!(store.epoch().await.unwrap(), 42);
+}
+
+/// As many tasks on each of two open stores, which know nothing of each other.
+const AT_ONCE: u8 = 12;
+
+async fn two_processes_never_take_more_uses_of_a_token_than_it_has(scratch: Scratch) {
+    let stores = [scratch.open().await, scratch.open().await];
+    let (uses, tries) = (7, 2 * AT_ONCE);
+    stores[0]
+        .create_join_token(&token("jt_1", uses))
+        .await
+        .unwrap();
+    let enrolling = (0..tries).map(|n| {
+        let store = stores[usize::from(n % 2)].clone();
+        tokio::spawn(async move { store.enrol(&device(n, "jt_1")).await.unwrap() })
+    });
+    let mut taken = 0;
+    for end in futures::future::join_all(enrolling).await {
+        taken += u32::from(end.unwrap() == TokenUse::Taken);
+    }
+    assert_eq!(taken, uses);
+    assert_eq!(stores[0].devices().await.unwrap().len(), uses as usize);
+    let left = stores[1].join_token("jt_1").await.unwrap().unwrap();
+    assert_eq!(left.uses_left, 0);
+}
+
+async fn two_processes_never_begin_the_same_epoch(scratch: Scratch) {
+    let stores = [scratch.open().await, scratch.open().await];
+    let tries = 2 * AT_ONCE;
+    let beginning = (0..tries).map(|n| {
+        let store = stores[usize::from(n % 2)].clone();
+        tokio::spawn(async move { store.next_epoch(0).await.unwrap() })
+    });
+    let begun = futures::future::join_all(beginning).await;
+    let mut begun: Vec<u64> = begun.into_iter().map(Result::unwrap).collect();
+    begun.sort_unstable();
+    assert_eq!(begun, (1..=u64::from(tries)).collect::<Vec<_>>());
+}
+
+async fn of_two_processes_one_enrols_a_node(scratch: Scratch) {
+    let stores = [scratch.open().await, scratch.open().await];
+    let [first, second] = [1, 2].map(|n| DeviceRecord {
+        node: Some("worker-1".to_owned()),
+        ..device(n, "")
+    });
+    let (first, second) = tokio::join!(
+        stores[0].insert_node(&first),
+        stores[1].insert_node(&second)
+    );
+    assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+    assert_eq!(stores[0].devices().await.unwrap().len(), 1);
 }
