@@ -38,6 +38,22 @@ impl Postgres {
     /// Starts one with its data in `directory`, which has to be there and is its own. It listens on
     /// loopback and on a socket in `directory`; `options` are more of its settings.
     pub fn start(directory: &Path, options: &[&str]) -> anyhow::Result<Self> {
+        let mut this = Self::made(directory, options)?;
+        this.resume()?;
+        Ok(this)
+    }
+
+    /// Its data goes with it, also when this process just ends.
+    pub fn for_this_process() -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("seawall-pg-").tempdir()?;
+        let mut this = Self::made(directory.path(), &[])?;
+        this.gone = Some(directory.keep());
+        this.resume()?;
+        Ok(this)
+    }
+
+    /// With its data made, and not running yet.
+    fn made(directory: &Path, options: &[&str]) -> anyhow::Result<Self> {
         let programs = programs()?;
         fs::set_permissions(directory, Permissions::from_mode(0o755))?;
         let password = directory.join("password");
@@ -63,26 +79,14 @@ impl Postgres {
             "initdb: {}",
             String::from_utf8_lossy(&made.stderr)
         );
-        let mut this = Self {
+        Ok(Self {
             programs,
             directory: directory.to_owned(),
             port: TcpListener::bind("127.0.0.1:0")?.local_addr()?.port(),
             options: options.iter().map(ToString::to_string).collect(),
             gone: None,
             keeper: None,
-        };
-        this.resume()?;
-        Ok(this)
-    }
-
-    /// Its data goes with it, also when this process just ends.
-    pub fn for_this_process() -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("seawall-pg-").tempdir()?;
-        let mut this = Self::start(directory.path(), &[])?;
-        this.stop()?;
-        this.gone = Some(directory.keep());
-        this.resume()?;
-        Ok(this)
+        })
     }
 
     /// Starts it again on the data that it left.

@@ -98,3 +98,19 @@ fn in_words(place: &Place, error: &SqlxError) -> Error {
         _ => Error::msg(format!("{place} can't be used: {error}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_too_old_is_refused_by_its_version() {
+        let place = Place::parse("postgres://u:hunter2@db/x").expect("a place");
+        let error = is_new_enough(&place, Some(140_013)).expect_err("too old");
+        let words = error.to_string();
+        assert!(words.contains("PostgreSQL 14: PostgreSQL 15"), "{words}");
+        for version in [Some(150_000), Some(180_001), None] {
+            is_new_enough(&place, version).expect("new enough");
+        }
+    }
+}

@@ -32,6 +32,10 @@ pub fn all() -> Vec<Trial> {
             goes_away,
         ),
         case(
+            "a PostgreSQL server of another authority, or under another name, is not believed",
+            not_believed,
+        ),
+        case(
             "an operator that is given a password as an argument refuses to start",
             no_password_in_arguments,
         ),
@@ -57,6 +61,8 @@ impl Server {
         fs::set_permissions(&files.key, Permissions::from_mode(0o600))?;
         let options = [
             "ssl=on".to_owned(),
+            // Its certificate is for the first of them.
+            "listen_addresses=127.0.0.1,127.0.0.2".to_owned(),
             format!("ssl_cert_file={}", files.certificate.display()),
             format!("ssl_key_file={}", files.key.display()),
         ];
@@ -221,6 +227,31 @@ async fn goes_away() -> anyhow::Result<()> {
     let log = fixture.log(0)?;
     ensure!(log.contains("the database is back"), "{log}");
     ensure!(!log.contains(PASSWORD), "{log}");
+    Ok(())
+}
+
+async fn not_believed() -> anyhow::Result<()> {
+    let server = Server::start()?;
+    server.store().await?;
+    let other = run::scratch("authority")?.join("ca.crt");
+    fs::write(&other, Authority::generate()?.certificate())?;
+    let (place, _) = server.url.split_once('?').context("it has parameters")?;
+    let name = server.url.replace("@127.0.0.1:", "@127.0.0.2:");
+    for (url, words) in [
+        (place.to_owned(), "invalid peer certificate: UnknownIssuer"),
+        (
+            format!("{place}?sslrootcert={}", other.display()),
+            "invalid peer certificate: UnknownIssuer",
+        ),
+        (name.clone(), "not valid for name"),
+    ] {
+        let error = Store::open(&url).await.err();
+        let error = format!("{:#}", error.with_context(|| format!("{words}: believed"))?);
+        ensure!(error.contains(words), "{error}");
+        ensure!(!error.contains(PASSWORD), "{error}");
+    }
+    // The authority alone is asked for, and it is right.
+    Store::open(&format!("{name}&sslmode=verify-ca")).await?;
     Ok(())
 }
 
