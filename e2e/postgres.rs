@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// The superuser, and who owns what the tests make.
 pub const USER: &str = "postgres";
@@ -128,6 +130,24 @@ impl Postgres {
         let mut keeper = self.keeper.take().context("it does not run")?;
         drop(keeper.stdin.take());
         keeper.wait()?;
+        Ok(())
+    }
+
+    /// Stops all of its processes where they are, or lets them go on: connections stay open and nothing
+    /// comes over them.
+    pub fn freeze(&self, frozen: bool) -> anyhow::Result<()> {
+        let signal = match frozen {
+            true => Signal::SIGSTOP,
+            false => Signal::SIGCONT,
+        };
+        let file = fs::read_to_string(self.directory.join("data/postmaster.pid"))?;
+        let server = file.lines().next().context("it has a process id")?;
+        // The server first, or it starts a process for who asks meanwhile.
+        kill(Pid::from_raw(server.parse()?), signal)?;
+        let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children"))?;
+        for child in children.split_whitespace() {
+            kill(Pid::from_raw(child.parse()?), signal)?;
+        }
         Ok(())
     }
 

@@ -19,6 +19,8 @@ const SEEN_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 /// An agent that says nothing for this long has no session any more.
 const SILENCE: Duration = Duration::from_secs(90);
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
+/// Standings in one transaction: a whole large fleet's would take a server longer than that.
+const AT_ONCE: usize = 500;
 
 impl Fleet {
     pub(super) async fn keep(&self, stop: CancellationToken) -> anyhow::Result<()> {
@@ -60,22 +62,31 @@ impl Fleet {
     /// Writes what is not in the store yet.
     pub(super) async fn save(&self) -> anyhow::Result<()> {
         let standings = self.take_unsaved(records::now());
-        if standings.is_empty() {
-            return Ok(());
-        }
-        let saved = timeout(STORE_PATIENCE, self.0.store.save_standings(&standings)).await;
-        let saved = saved.map_err(anyhow::Error::from).and_then(|saved| saved);
-        let mut roster = self.roster();
-        for (device, standing) in standings {
-            let Some(member) = roster.members.get_mut(&device) else {
-                continue;
-            };
-            match &saved {
-                Ok(()) => member.saved_last_seen = standing.last_seen,
-                Err(_) => member.unsaved = true,
+        let mut saved = Ok(());
+        for some in standings.chunks(AT_ONCE) {
+            if saved.is_ok() {
+                let saving = self.0.store.save_standings(some);
+                saved = timeout(STORE_PATIENCE, saving)
+                    .await
+                    .map_err(anyhow::Error::from)
+                    .flatten();
             }
+            self.note_saved(some, saved.is_ok());
         }
         saved
+    }
+
+    fn note_saved(&self, standings: &[(DeviceId, DeviceStanding)], saved: bool) {
+        let mut roster = self.roster();
+        for (device, standing) in standings {
+            let Some(member) = roster.members.get_mut(device) else {
+                continue;
+            };
+            match saved {
+                true => member.saved_last_seen = standing.last_seen,
+                false => member.unsaved = true,
+            }
+        }
     }
 
     fn take_unsaved(&self, now: Timestamp) -> Vec<(DeviceId, DeviceStanding)> {

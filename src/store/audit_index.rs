@@ -7,9 +7,10 @@ use sea_orm::sea_query::{Expr, ExprTrait, Func, LikeExpr};
 use sea_orm::{
     Condition, ConnectionTrait, DbBackend, QueryOrder, QuerySelect, Set, TransactionTrait,
 };
+use tokio::time::timeout;
 
-use super::Store;
 use super::fleet::meta;
+use super::{LONGEST, Store};
 use crate::audit::index::{AuditIndex, AuditPage, AuditQuery, IndexError, IndexRecord};
 
 /// Rows of one statement: 11 parameters each, of at most 32,766 in SQLite.
@@ -165,9 +166,8 @@ async fn follows(db: &impl ConnectionTrait, batch: &[IndexRecord]) -> Result<(),
     }
 }
 
-#[async_trait]
-impl AuditIndex for Store {
-    async fn record(&self, batch: &[IndexRecord]) -> Result<(), IndexError> {
+impl Store {
+    async fn write_index(&self, batch: &[IndexRecord]) -> Result<(), IndexError> {
         let transaction = self.writer.begin().await?;
         meta::lock(&transaction, WRITING).await?;
         follows(&transaction, batch).await?;
@@ -181,14 +181,35 @@ impl AuditIndex for Store {
         Ok(())
     }
 
+    async fn clear_index(&self) -> Result<(), IndexError> {
+        let transaction = self.writer.begin().await?;
+        meta::lock(&transaction, WRITING).await?;
+        Entity::delete_many().exec(&transaction).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+}
+
+async fn answered<T>(asked: impl Future<Output = Result<T, IndexError>>) -> Result<T, IndexError> {
+    let silent = |_| Err(IndexError("the database does not answer".to_owned()));
+    timeout(LONGEST, asked).await.unwrap_or_else(silent)
+}
+
+#[async_trait]
+impl AuditIndex for Store {
+    async fn record(&self, batch: &[IndexRecord]) -> Result<(), IndexError> {
+        answered(self.write_index(batch)).await
+    }
+
     async fn search(&self, query: &AuditQuery) -> Result<AuditPage, IndexError> {
         let limit = query.page_size();
-        let rows = Entity::find()
-            .filter(condition(self.readers.get_database_backend(), query)?)
+        let backend = self.readers.get_database_backend();
+        let found = Entity::find()
+            .filter(condition(backend, query)?)
             .order_by_desc(Column::Position)
             .limit(limit + 1)
-            .all(&self.readers)
-            .await?;
+            .all(&self.readers);
+        let rows = answered(async { Ok(found.await?) }).await?;
         let more = rows.len() as u64 > limit;
         let records = rows
             .into_iter()
@@ -200,19 +221,15 @@ impl AuditIndex for Store {
     }
 
     async fn last(&self) -> Result<Option<IndexRecord>, IndexError> {
-        let row = Entity::find()
+        let found = Entity::find()
             .order_by_desc(Column::Position)
-            .one(&self.readers)
-            .await?;
+            .one(&self.readers);
+        let row = answered(async { Ok(found.await?) }).await?;
         row.map(IndexRecord::try_from).transpose()
     }
 
     async fn clear(&self) -> Result<(), IndexError> {
-        let transaction = self.writer.begin().await?;
-        meta::lock(&transaction, WRITING).await?;
-        Entity::delete_many().exec(&transaction).await?;
-        transaction.commit().await?;
-        Ok(())
+        answered(self.clear_index()).await
     }
 }
 

@@ -22,6 +22,9 @@ use tokio::time::timeout;
 /// How long a call waits for a connection, and a connection for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A server behind a broken network never answers. Tasks that have all the time wait no longer than this.
+const LONGEST: Duration = Duration::from_secs(30);
+
 /// The open database; clones share it.
 #[derive(Clone, Debug)]
 pub struct Store {

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{IntoActiveModel, TransactionTrait};
+use tokio::time::timeout;
 
-use super::Store;
 use super::fleet::meta;
+use super::{LONGEST, Store};
 use crate::admission::records::{Memory, ObjectId, SeenObject, SeenStore};
 use crate::domain::names::ObjectKey;
 use crate::watch::Kind;
@@ -87,6 +88,19 @@ impl SeenStore for Store {
     }
 
     async fn remember(
+        &self,
+        put: &[SeenObject],
+        remove: &[String],
+        watched_until: Timestamp,
+    ) -> anyhow::Result<()> {
+        timeout(LONGEST, self.write_seen(put, remove, watched_until))
+            .await
+            .context("the database does not answer")?
+    }
+}
+
+impl Store {
+    async fn write_seen(
         &self,
         put: &[SeenObject],
         remove: &[String],

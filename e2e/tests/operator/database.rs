@@ -28,7 +28,7 @@ pub fn all() -> Vec<Trial> {
             waited_for_and_kept,
         ),
         case(
-            "PostgreSQL goes away and comes back: isolations take force meanwhile, and nothing is lost",
+            "PostgreSQL goes away or freezes, and comes back: isolations take force meanwhile, and nothing is lost",
             goes_away,
         ),
         case(
@@ -223,7 +223,13 @@ async fn goes_away() -> anyhow::Result<()> {
     })
     .await?;
     // The use that was asked for in vain is still there.
-    Device::enrol(&token, "10.9.0.3").await?;
+    let third = Device::enrol(&token, "10.9.0.3").await?;
+
+    server.postgres.freeze(true)?;
+    isolate(&fixture, &third).await?;
+    wait_answer(&fixture, 200, "no answer within").await?;
+    server.postgres.freeze(false)?;
+    server.wait_in_force(&store, 3).await?;
     let log = fixture.log(0)?;
     ensure!(log.contains("the database is back"), "{log}");
     ensure!(!log.contains(PASSWORD), "{log}");
