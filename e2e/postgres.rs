@@ -128,6 +128,8 @@ impl Postgres {
     /// Ends it at once, as a crash would: every connection is cut.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         let mut keeper = self.keeper.take().context("it does not run")?;
+        // A frozen one would never end.
+        let _ = self.freeze(false);
         drop(keeper.stdin.take());
         keeper.wait()?;
         Ok(())

@@ -227,7 +227,7 @@ async fn goes_away() -> anyhow::Result<()> {
 
     server.postgres.freeze(true)?;
     isolate(&fixture, &third).await?;
-    wait_answer(&fixture, 200, "no answer within").await?;
+    wait_answer(&fixture, 200, "database: it is away").await?;
     server.postgres.freeze(false)?;
     server.wait_in_force(&store, 3).await?;
     let log = fixture.log(0)?;
