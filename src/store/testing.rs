@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::Store;
 
+#[allow(dead_code, reason = "the integration tests use the rest of it")]
 #[path = "../../e2e/postgres.rs"]
 pub mod server;
 
