@@ -48,8 +48,7 @@ impl Device {
             facts: Some(facts.clone()),
             node_token: String::new(),
         };
-        let answer = connect(&token, None).await?.enroll(request).await?;
-        let answer = answer.into_inner();
+        let answer = enroll(&token, &request).await?;
         let certificate = pem(&answer.certificate);
         let enrolled = Enrolled {
             token,
@@ -178,4 +177,20 @@ fn applied(bundle: &Bundle) -> proto::Applied {
 fn pem(der: &[u8]) -> String {
     let text = STANDARD.encode(der);
     format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+}
+
+/// As an agent does: where too many enrol at a time, a little later.
+async fn enroll(
+    token: &JoinToken,
+    request: &proto::EnrollRequest,
+) -> anyhow::Result<proto::EnrollResponse> {
+    let mut client = connect(token, None).await?;
+    loop {
+        match client.enroll(request.clone()).await {
+            Err(status) if status.code() == tonic::Code::ResourceExhausted => {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            answer => return Ok(answer?.into_inner()),
+        }
+    }
 }

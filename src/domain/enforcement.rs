@@ -144,7 +144,7 @@ pub struct DeviceState {
     /// What the device enforces for others: the pods of its node. Each ward is in one group, by a name that
     /// follows from what the group is under.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub wards: BTreeMap<String, WardGroup>,
+    pub wards: BTreeMap<String, Arc<WardGroup>>,
     /// Accounts of suspended users, by name: what their processes send is dropped.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub suspended_users: BTreeSet<String>,

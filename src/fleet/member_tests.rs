@@ -298,7 +298,7 @@ fn wards_of_a_device_that_had_nothing_before_are_covered_from_its_first_state_on
         ..WardGroup::default()
     };
     let desired = Arc::new(Desired::new(DeviceState {
-        wards: BTreeMap::from([("w1".to_owned(), group)]),
+        wards: BTreeMap::from([("w1".to_owned(), group.into())]),
         ..DeviceState::default()
     }));
     let at = Timestamp::from_second(100).unwrap();

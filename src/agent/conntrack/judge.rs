@@ -95,7 +95,11 @@ impl Containment {
             isolation: state.isolation.clone(),
             quarantined: state.quarantined.clone(),
             paths: state.quarantine_paths.clone(),
-            wards: state.wards.values().flat_map(isolated).collect(),
+            wards: state
+                .wards
+                .values()
+                .flat_map(|group| isolated(group))
+                .collect(),
             local: local.into_iter().collect(),
         }
     }

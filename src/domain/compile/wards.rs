@@ -143,7 +143,7 @@ impl<'w> Draft<'w> {
         let pod = &self.world.pods[key];
         let groups = &mut self.compiled.state(device).wards;
         let group = groups.entry(name.to_owned());
-        let group = group.or_insert_with(|| shared.clone());
+        let group = Arc::make_mut(group.or_insert_with(|| Arc::new(shared.clone())));
         group.members.insert(key.to_string(), pod.addresses.clone());
         if let Some(isolation) = &mut group.isolation
             && keeps_probes

@@ -65,7 +65,7 @@ type Wards<'s> = BTreeMap<&'s str, &'s WardGroup>;
 
 fn wards(state: &DeviceState) -> Wards<'_> {
     let groups = state.wards.values();
-    let wards = groups.flat_map(|group| group.members.keys().map(move |ward| (&**ward, group)));
+    let wards = groups.flat_map(|group| group.members.keys().map(move |ward| (&**ward, &**group)));
     wards.collect()
 }
 
@@ -334,7 +334,7 @@ mod tests {
         let addresses = [address.parse().expect("an address")].into();
         let members = [(name.to_owned(), addresses)].into();
         DeviceState {
-            wards: [("w1".to_owned(), WardGroup { members, ..group })].into(),
+            wards: [("w1".to_owned(), WardGroup { members, ..group }.into())].into(),
             ..DeviceState::default()
         }
     }

@@ -110,7 +110,7 @@ fn state(state: &DeviceState) -> Value {
         value["isolation"] = json!({"management": management});
     }
     if !wards.is_empty() {
-        value["wards"] = wards.values().map(ward_group).collect();
+        value["wards"] = wards.values().map(|it| ward_group(it)).collect();
     }
     value
 }

@@ -9,6 +9,7 @@
 mod isolation;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use nftables::stmt::Statement;
 use sha2::{Digest, Sha256};
@@ -105,11 +106,11 @@ pub fn concerns(group: &WardGroup, tracks: bool) -> bool {
     tracks || group.isolation.is_some()
 }
 
-pub fn judge(rendered: &mut Rendered, wards: &BTreeMap<String, WardGroup>, table: &Table) {
+pub fn judge(rendered: &mut Rendered, wards: &BTreeMap<String, Arc<WardGroup>>, table: &Table) {
     let groups: Vec<(String, &String, &WardGroup)> = wards
         .iter()
         .filter(|(_, group)| concerns(group, table.tracks))
-        .map(|(name, group)| (chain_of(name), name, group))
+        .map(|(name, group)| (chain_of(name), name, &**group))
         .collect();
     if groups.is_empty() {
         return;
