@@ -10,6 +10,7 @@ mod certificates_swapped;
 mod chart;
 mod chart_life;
 mod chart_watch;
+mod connecting;
 mod control_plane;
 mod differential;
 mod documents;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Trial> {
         chart::all(),
         chart_life::all(),
         chart_watch::all(),
+        connecting::all(),
         control_plane::all(),
         differential::all(),
         documents::all(),

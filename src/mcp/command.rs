@@ -1,4 +1,4 @@
-//! `seawall mcp`: the server, or with `--stdio` the bridge to one.
+//! `seawall mcp`: the server, with `--stdio` the bridge to one, and `config` for clients of one.
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use http::Uri;
 use kube::Config;
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
@@ -17,12 +17,17 @@ use tracing_subscriber::EnvFilter;
 
 use super::bridge::{self, BridgeArgs};
 use super::cluster::Cluster;
+use super::config::{self, ConfigArgs};
 use super::server::{PROTOCOLS, Server, Settings};
 use crate::local::client::Client;
 use crate::tls_pair::{Served, TlsPair};
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct McpArgs {
+    #[command(subcommand)]
+    command: Option<McpCommand>,
+
     /// Carry the protocol between standard input and output and the server at --url.
     #[arg(long)]
     stdio: bool,
@@ -32,6 +37,12 @@ pub struct McpArgs {
 
     #[command(flatten)]
     server: ServerArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum McpCommand {
+    /// Print what to paste into a client's configuration.
+    Config(ConfigArgs),
 }
 
 #[derive(Debug, Args)]
@@ -105,6 +116,9 @@ struct ServerArgs {
 }
 
 pub fn run(args: McpArgs) -> anyhow::Result<ExitCode> {
+    if let Some(McpCommand::Config(args)) = &args.command {
+        return config::run(args);
+    }
     start_log();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

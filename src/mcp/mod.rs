@@ -11,6 +11,7 @@ mod bridge;
 mod call;
 mod cluster;
 pub mod command;
+mod config;
 mod front;
 mod handler;
 mod metrics;
