@@ -35,15 +35,9 @@ impl Compiler {
     /// As [`compile`], of a World that nobody else asks what was touched in it.
     pub fn compile(&mut self, world: &mut World, now: Timestamp) -> Arc<Compiled> {
         let touched = touched(world);
-        let last = self.last.take().filter(|last| {
-            let woken = last.compiled.wake_at.is_some_and(|at| at <= now);
-            // A clock that was set back brings back what had expired.
-            !woken
-                && last.at <= now
-                && last.settings == world.settings
-                && last.stripping == world.stripping
-        });
-        let mut compiled = match (&last, touched) {
+        let last = self.last.take();
+        let known = last.as_ref().filter(|last| last.counts(world, now));
+        let mut compiled = match (known, touched) {
             (Some(last), Some(tenants)) => {
                 let part = compile_for(world, now, Question::Tenants(&tenants));
                 merge(&last.compiled, part, &tenants, world)
@@ -61,6 +55,18 @@ impl Compiler {
             compiled: Arc::clone(&compiled),
         });
         compiled
+    }
+}
+
+impl Last {
+    /// Whether what was not touched since is as it was.
+    fn counts(&self, world: &World, now: Timestamp) -> bool {
+        let woken = self.compiled.wake_at.is_some_and(|at| at <= now);
+        // A clock that was set back brings back what had expired.
+        !woken
+            && self.at <= now
+            && self.settings == world.settings
+            && self.stripping == world.stripping
     }
 }
 
@@ -101,11 +107,12 @@ fn touched(world: &mut World) -> Option<BTreeSet<String>> {
         tenants.extend(touched.tenants);
     }
     let system = settings.system_namespace.clone();
-    if everything || tenants.contains(&system) || reaches_everybody(world, &system) {
+    if everything || reaches_everybody(world, &system) {
         return None;
     }
     tenants.extend(naming(world, &of_devices.came_or_went));
-    Some(tenants)
+    // Its devices are the nodes, which enforce for every tenant's pods.
+    (!tenants.contains(&system)).then_some(tenants)
 }
 
 fn reaches_everybody(world: &World, system: &str) -> bool {
@@ -216,8 +223,8 @@ fn states(last: &States, mut part: States, tenants: &BTreeSet<String>, world: &W
     let states = world.devices.iter().filter_map(|(id, device)| {
         let now = part.remove(id);
         let state = match (last.get(id), now) {
-            (_, now) if tenants.contains(&device.tenant) => now?,
             (Some(before), now) if device.node.is_some() => of_node(before, now, tenants),
+            (_, now) if tenants.contains(&device.tenant) => now?,
             (before, _) => Arc::clone(before?),
         };
         Some((id.clone(), state))

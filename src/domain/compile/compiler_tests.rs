@@ -2,12 +2,13 @@ use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
-use crate::api::{Subjects, WorkloadSelector, WorkloadTarget};
-use crate::domain::cluster::Pod;
+use crate::api::{ApiKeyScopeSpec, Subjects, WorkloadSelector, WorkloadTarget};
+use crate::domain::cluster::{Node, Pod};
 use crate::domain::compile::properties::{SYSTEM, id, now, second, world};
-use crate::domain::world::Device;
+use crate::domain::world::{Device, Resource};
 
 const NODES: [&str; 2] = ["worker-1", "worker-2"];
 
@@ -24,6 +25,25 @@ fn pods() -> impl Strategy<Value = BTreeMap<ObjectKey, Pod>> {
     prop::collection::btree_map(key, pod, 0..6)
 }
 
+/// Of all namespaces, for devices that may be another's, with keys that others may hold too.
+fn scopes() -> impl Strategy<Value = BTreeMap<ObjectKey, Resource<ApiKeyScopeSpec>>> {
+    let key = ("(harbour|plant|seawall-system)", "[ab]");
+    let key = key.prop_map(|(ns, name)| ObjectKey::new(ns, name));
+    let ids = prop::collection::vec((0u8..8).prop_map(|n| id(n).to_string()), 0..3);
+    let scope = (ids, "[12]", any::<bool>()).prop_map(|(ids, hash, all)| {
+        let spec = json!({"access": "Contain", "credentials": {"keyHashes": [hash]},
+            "targets": {"devices": {"ids": ids, "all": all}}});
+        Resource {
+            uid: hash,
+            generation: 1,
+            written_by: None,
+            created: None,
+            spec: serde_json::from_value(spec).expect("a scope"),
+        }
+    });
+    prop::collection::btree_map(key, scope, 0..4)
+}
+
 fn labelled(app: &str) -> LabelSelector {
     LabelSelector {
         match_labels: Some(BTreeMap::from([("app".to_owned(), app.to_owned())])),
@@ -33,41 +53,50 @@ fn labelled(app: &str) -> LabelSelector {
 
 /// With a node's device, pods, and every other resource about pods.
 fn full() -> impl Strategy<Value = World> {
-    (world(), pods(), any::<bool>()).prop_map(|(mut world, pods, system)| {
-        world.pods = pods.into();
-        let node = Device {
-            tenant: SYSTEM.to_owned(),
-            node: Some(NODES[0].to_owned()),
-            ..Device::default()
-        };
-        world.devices.insert(id(100), node);
-        for (key, policy) in all(&world.policies) {
-            if ["a", "b"].contains(&&*key.name) {
-                let mut policy = policy;
-                let pod_selector = labelled(&key.name);
-                policy.spec.subjects = Subjects {
-                    workloads: Some(WorkloadSelector { pod_selector }),
-                    ..Subjects::default()
+    let of_cluster = (prop::bool::weighted(0.2), any::<[bool; 2]>());
+    (world(), pods(), scopes(), of_cluster).prop_map(
+        |(mut world, pods, scopes, (system, agents))| {
+            world.pods = pods.into();
+            world.scopes = scopes.into();
+            for (number, node) in (100..).zip(NODES) {
+                let agent = Device {
+                    tenant: SYSTEM.to_owned(),
+                    node: Some(node.to_owned()),
+                    ..Device::default()
                 };
-                world.policies.insert(key, policy);
+                if agents[usize::from(number - 100u8)] {
+                    world.devices.insert(id(number), agent);
+                    world.nodes.insert(node.to_owned(), Node::default());
+                }
             }
-        }
-        for (key, isolation) in all(&world.isolations) {
-            if key.name == "a" {
-                let mut isolation = isolation;
-                isolation.spec.target.device = None;
-                isolation.spec.target.workload = Some(WorkloadTarget {
-                    pod: None,
-                    pod_selector: Some(labelled("a")),
-                });
-                world.isolations.insert(key, isolation);
+            for (key, policy) in all(&world.policies) {
+                if ["a", "b"].contains(&&*key.name) {
+                    let mut policy = policy;
+                    let pod_selector = labelled(&key.name);
+                    policy.spec.subjects = Subjects {
+                        workloads: Some(WorkloadSelector { pod_selector }),
+                        ..Subjects::default()
+                    };
+                    world.policies.insert(key, policy);
+                }
             }
-        }
-        if !system {
-            without_system(&mut world);
-        }
-        world
-    })
+            for (key, isolation) in all(&world.isolations) {
+                if key.name == "a" {
+                    let mut isolation = isolation;
+                    isolation.spec.target.device = None;
+                    isolation.spec.target.workload = Some(WorkloadTarget {
+                        pod: None,
+                        pod_selector: Some(labelled("a")),
+                    });
+                    world.isolations.insert(key, isolation);
+                }
+            }
+            if !system {
+                without_system(&mut world);
+            }
+            world
+        },
+    )
 }
 
 fn all<K: Clone + Ord, V: Clone>(facts: &BTreeMap<K, V>) -> Vec<(K, V)> {
@@ -104,18 +133,20 @@ fn change(world: &mut World, other: &World, kind: u8, which: usize) {
         1 => change!(isolations),
         2 => change!(devices),
         3 => change!(pods),
-        _ => change!(held),
+        4 => change!(held),
+        5 => change!(scopes),
+        _ => change!(nodes),
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
     fn step_by_step_it_is_what_the_whole_would_be(
         mut world in full(),
         other in full(),
-        steps in prop::collection::vec((0u8..5, 0usize..16, 0i64..8), 1..12),
+        steps in prop::collection::vec((0u8..7, 0usize..16, 0i64..8), 1..12),
     ) {
         let mut compiler = Compiler::default();
         compiler.compile(&mut world, now());
@@ -157,4 +188,53 @@ fn a_change_leaves_other_tenants_states_as_they_are() {
         assert!(Arc::ptr_eq(&of(&before), &of(&after)), "{number}");
     }
     assert_eq!(compiler.last.map(|last| last.compiled), Some(after));
+}
+
+/// A scope of the system namespace that names a tenant's device is refused, and must not have the nodes'
+/// devices compiled for that namespace alone.
+#[test]
+fn nodes_keep_every_tenants_pods_when_a_device_goes_that_the_system_names() {
+    let mut world = World::default();
+    world.settings.system_namespace = SYSTEM.to_owned();
+    let device = |tenant: &str, node: Option<&str>| Device {
+        tenant: tenant.to_owned(),
+        node: node.map(str::to_owned),
+        ..Device::default()
+    };
+    world.devices.insert(id(0), device("plant", None));
+    world
+        .devices
+        .insert(id(100), device(SYSTEM, Some(NODES[0])));
+    let pod = Pod {
+        node: Some(NODES[0].to_owned()),
+        addresses: BTreeSet::from([IpAddr::from([10, 1, 0, 1])]),
+        ..Pod::default()
+    };
+    world.pods.insert(ObjectKey::new("harbour", "web"), pod);
+    let resource = |spec| Resource {
+        uid: "1".to_owned(),
+        generation: 1,
+        written_by: None,
+        created: None,
+        spec,
+    };
+    let spec = json!({"target": {"workload": {"pod": "web"}}, "reason": "beaconing"});
+    let isolation = resource(serde_json::from_value(spec).expect("an Isolation"));
+    world
+        .isolations
+        .insert(ObjectKey::new("harbour", "cut"), isolation);
+    let spec = json!({"access": "Contain", "targets": {"devices": {"ids": [id(0)]}}});
+    let scope = Resource {
+        uid: "2".to_owned(),
+        generation: 1,
+        written_by: None,
+        created: None,
+        spec: serde_json::from_value(spec).expect("a scope"),
+    };
+    world.scopes.insert(ObjectKey::new(SYSTEM, "bot"), scope);
+    let mut compiler = Compiler::default();
+    let wards = |compiled: &Compiled| compiled.enforcement.devices[&id(100)].wards.len();
+    assert_eq!(wards(&compiler.compile(&mut world, now())), 1);
+    world.devices.remove(&id(0));
+    assert_eq!(wards(&compiler.compile(&mut world, now())), 1);
 }
