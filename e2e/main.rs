@@ -105,10 +105,10 @@ fn inside() -> ExitCode {
     }
 }
 
-/// More than there are processors: tests of real parts wait most of the time.
+/// One more than there are processors: tests of real parts wait most of the time.
 fn test_threads() -> Option<usize> {
     let processors = std::thread::available_parallelism().ok()?;
-    Some(processors.get() + 2)
+    Some(processors.get() + 1)
 }
 
 fn run_command(body: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {

@@ -159,6 +159,10 @@ impl Served {
             !validity.has_ended(),
             "the certificate in {file} has ended already"
         );
+        ensure!(
+            validity.has_begun(),
+            "the certificate in {file} is not valid yet"
+        );
         let config = self.pair.config(read, &self.protocols)?;
         self.config.reload_from_config(config);
         (self.hash, self.validity) = (hash, validity);
@@ -185,9 +189,17 @@ impl Validity {
     }
 
     fn has_ended(self) -> bool {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        now.is_ok_and(|now| i64::try_from(now.as_secs()).is_ok_and(|now| now > self.not_after))
+        now().is_some_and(|now| now > self.not_after)
     }
+
+    fn has_begun(self) -> bool {
+        now().is_some_and(|now| now >= self.not_before)
+    }
+}
+
+fn now() -> Option<i64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(now.as_secs()).ok()
 }
 
 /// What a server tells of its certificate.

@@ -64,7 +64,14 @@ async fn issued() -> anyhow::Result<()> {
     site.apply(ISSUERS).await?;
     let values =
         "certificates.certManager.enabled=true,certificates.certManager.issuerRef.name=authority";
-    let upgrade = ["upgrade", "seawall", CHART, "-n", SYSTEM, "--reuse-values"];
+    let upgrade = [
+        "upgrade",
+        "seawall",
+        CHART,
+        "-n",
+        SYSTEM,
+        "--reset-then-reuse-values",
+    ];
     // The operator has written its path behind the address of a webhook that is outside of the cluster.
     let upgrade = [&upgrade[..], &["--force-conflicts", "--set", values]].concat();
     site.plane.helm(&upgrade).await?;

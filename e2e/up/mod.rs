@@ -84,12 +84,12 @@ async fn welcome(
         .collect();
     Ok(format!(
         "MCP     {url}
-key     {key}   (Contain, every device)
+key     {key}   (Contain, every device of namespace {tenant})
 
 kubectl --kubeconfig {kubeconfig} get isolations,policies,apikeyscopes -A
         ({kubectl})
 
-devices
+devices, of namespace {tenant}
 {devices}
 
 {seawall} fleet --socket {admin_socket} list
@@ -112,5 +112,6 @@ Clients that speak stdio
         admin_socket = site.admin_socket().display(),
         seawall = env!("CARGO_BIN_EXE_seawall"),
         logs = site.dir().display(),
+        tenant = crate::site::TENANT,
     ))
 }

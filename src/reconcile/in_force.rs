@@ -31,7 +31,7 @@ pub async fn keep(
             () = stop.cancelled() => true,
             changed = latest.changed() => changed.is_err(),
         };
-        let wanted = latest.borrow_and_update().clone();
+        let mut wanted = latest.borrow_and_update().clone();
         loop {
             match save(store.as_ref(), written.as_deref(), wanted.as_deref()).await {
                 Ok(()) => break backoff.reset(),
@@ -48,6 +48,8 @@ pub async fn keep(
             {
                 break;
             }
+            // Who leads no more has nothing to write any more.
+            wanted = latest.borrow_and_update().clone();
         }
         written = wanted;
         if stopping {

@@ -9,7 +9,7 @@ use sea_orm_migration::MigratorTrait;
 use tokio::time::timeout;
 
 use super::place::Place;
-use super::{PATIENCE, Store, Unreachable, migrations};
+use super::{LONGEST, PATIENCE, Store, Unreachable, migrations};
 
 const CONNECTIONS: u32 = 6;
 /// The oldest that the tests run with.
@@ -25,9 +25,17 @@ pub async fn open(url: &str) -> anyhow::Result<Store> {
         .acquire_timeout(PATIENCE)
         .connect_lazy_with(place.options.clone());
     let connection = SqlxPostgresConnector::from_sqlx_postgres_pool(pool);
-    migrate(&connection).await.with_context(|| {
-        format!("bringing the tables of {place} up to date, which its user must be allowed to (GRANT CREATE ON SCHEMA)")
-    })?;
+    match timeout(LONGEST, migrate(&connection)).await {
+        Ok(migrated) => migrated.with_context(|| {
+            format!("bringing the tables of {place} up to date, which its user must be allowed to (GRANT CREATE ON SCHEMA)")
+        })?,
+        // It stopped answering, or another process is at it.
+        Err(_) => {
+            let after = LONGEST.as_secs();
+            let words = format!("the tables of {place} were not up to date after {after} s");
+            return Err(Unreachable(words).into());
+        }
+    }
     Ok(Store {
         writer: connection.clone(),
         readers: connection,
