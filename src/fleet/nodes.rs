@@ -75,7 +75,7 @@ impl Fleet {
             tenant.clone(),
         )?;
         let _turn = nodes.turn.lock().await;
-        let known = self.roster().node(&node);
+        let known = self.known_node(&node).await?;
         let (id, again) = match known {
             Some(KnownNode::Revoked) => return Err(revoked(&node, tenant)),
             Some(KnownNode::Member(id)) => (id, true),
@@ -94,6 +94,19 @@ impl Fleet {
             }
         }
         Ok(self.enrolled(&id, &nodes.tenant, certificate))
+    }
+
+    /// An enrolment may have been stored although its answer was lost: then the store knows of it alone.
+    async fn known_node(&self, node: &str) -> anyhow::Result<Option<KnownNode>> {
+        if let Some(known) = self.roster().node(node) {
+            return Ok(Some(known));
+        }
+        let Some(stored) = self.0.store.of_node(node).await? else {
+            return Ok(None);
+        };
+        self.roster().insert(stored);
+        self.facts_changed();
+        Ok(self.roster().node(node))
     }
 
     /// The same device with another certificate. Its stream, if it has one, ends.

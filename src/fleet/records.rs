@@ -93,6 +93,9 @@ pub trait DeviceStore: Send + Sync {
     /// and stores the device with it.
     async fn enrol(&self, device: &DeviceRecord) -> anyhow::Result<TokenUse>;
 
+    /// The device of the node, revoked or not.
+    async fn of_node(&self, node: &str) -> anyhow::Result<Option<DeviceRecord>>;
+
     /// Stores a node's device.
     async fn insert_node(&self, device: &DeviceRecord) -> anyhow::Result<()>;
 

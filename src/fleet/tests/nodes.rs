@@ -6,9 +6,12 @@ use tonic::{Code, Status};
 
 use super::agents::{Device, connect, request};
 use super::lab::Lab;
+use crate::domain::names::DeviceId;
 use crate::fleet::administration::AdministrationError;
+use crate::fleet::enrol::newcomer;
 use crate::fleet::join_token::JoinToken;
 use crate::fleet::nodes::{NodeTokenError, NodeTokens, Nodes};
+use crate::fleet::records::{self, DeviceStore};
 use crate::fleet::witness::{EnrolmentRefusal, FleetEvent, Happening};
 
 /// An API server that knows the tokens `token-of-NODE`.
@@ -100,6 +103,23 @@ async fn a_node_that_enrols_again_is_the_same_device_and_its_old_certificate_cou
         Code::Unauthenticated
     );
     assert!(second.open(&lab).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_node_whose_enrolment_was_stored_and_never_answered_enrols_all_the_same() {
+    let lab = Lab::begin_with(nodes()).await;
+    let id = DeviceId::from_ulid(ulid::Ulid::generate());
+    let request = request(&nobody(), &KeyPair::generate().unwrap());
+    let mut lost = newcomer(&id, &request, None, records::now());
+    lost.tenant = "seawall-system".to_owned();
+    lost.node = Some("worker-1".to_owned());
+    lab.store.insert_node(&lost).await.unwrap();
+    assert!(lab.fleet.devices().is_empty(), "the fleet was not told");
+    let device = enrol(&lab, "token-of-worker-1").await.unwrap();
+    assert_eq!(device.id, lost.id);
+    let _open = device.hello(&lab, None).await;
+    lab.until_connected(&device.id, true).await;
+    assert_eq!(lab.store.devices().await.unwrap().len(), 1);
 }
 
 #[tokio::test]

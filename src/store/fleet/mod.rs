@@ -52,6 +52,12 @@ impl DeviceStore for Store {
         Ok(TokenUse::Taken)
     }
 
+    async fn of_node(&self, node: &str) -> anyhow::Result<Option<DeviceRecord>> {
+        let of_node = device::Entity::find().filter(device::Column::Node.eq(node));
+        let row = of_node.one(&self.readers).await?;
+        row.map(DeviceRecord::try_from).transpose()
+    }
+
     async fn insert_node(&self, device: &DeviceRecord) -> anyhow::Result<()> {
         device::Entity::insert(device::row(device)?)
             .exec_without_returning(&self.writer)
