@@ -4,9 +4,14 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::cluster::pki::{Authority, Identity};
+use crate::harness::eventually;
 use crate::run;
+use crate::site::Site;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct MountedSecret {
     dir: PathBuf,
@@ -33,6 +38,17 @@ impl MountedSecret {
         symlink(&folder, self.dir.join("..next"))?;
         fs::rename(self.dir.join("..next"), self.dir.join("..data"))?;
         Ok(())
+    }
+
+    /// Swaps, and waits until the site's operator says that it serves the new one.
+    pub async fn renew(&mut self, site: &Site, pair: &Identity) -> anyhow::Result<()> {
+        self.swap(pair)?;
+        let log = site.dir().join("operator.log");
+        eventually("the renewed certificate", PATIENCE, || async {
+            let said = fs::read_to_string(&log)?;
+            Ok(said.contains("a new certificate is served").then_some(()))
+        })
+        .await
     }
 
     pub fn certificate(&self) -> String {

@@ -11,8 +11,14 @@ use super::*;
 
 /// A certificate and its key, PEM; the certificate is its own authority.
 fn made(name: &str, ends: i32) -> (String, String) {
+    made_for(name, 1975, ends)
+}
+
+/// Good from the beginning of one year to that of another.
+fn made_for(name: &str, begins: i32, ends: i32) -> (String, String) {
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+    params.not_before = rcgen::date_time_ymd(begins, 1, 1);
     params.not_after = rcgen::date_time_ymd(ends, 1, 1);
     let certificate = params.self_signed(&key).expect("a certificate");
     (certificate.pem(), key.serialize_pem())
@@ -118,6 +124,7 @@ async fn a_new_pair_is_taken_and_a_broken_one_never_takes_its_place() {
     let (first, first_key) = made("first.example.com", 4000);
     let (second, second_key) = made("second.example.com", 4000);
     let (ended, ended_key) = made("ended.example.com", 2000);
+    let (later, later_key) = made_for("later.example.com", 3000, 4000);
     let mut mounted = Mounted::new(&first, &first_key);
     let served = mounted.pair().serve(&[b"http/1.1"]).await.expect("served");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -138,6 +145,7 @@ async fn a_new_pair_is_taken_and_a_broken_one_never_takes_its_place() {
         (half, &second_key),
         (&second, &first_key),
         (&ended, &ended_key),
+        (&later, &later_key),
     ] {
         mounted.swap(certificate, key);
         eventually("the gauge to say so", async || gauges.refused.get() == 1).await;

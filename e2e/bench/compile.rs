@@ -23,7 +23,7 @@ pub fn run() -> anyhow::Result<()> {
         world.devices.len(),
         world.pods.len()
     );
-    let whole = whole(&world);
+    let whole = wholes(&world);
     let one = changes(&mut world, |world, run| {
         let (key, policy) = changed_policy(run % TENANTS, 7, &format!("10.{run}.0.0/16"));
         world.policies.insert(key, policy);
@@ -32,7 +32,7 @@ pub fn run() -> anyhow::Result<()> {
         let (key, isolation) = isolation(number % TENANTS, number / TENANTS);
         world.isolations.insert(key, isolation);
     }
-    let isolated = self::whole(&world);
+    let isolated = wholes(&world);
     let whole = whole.percentile(50);
     println!(
         "whole {whole} ms; after one change {} ms",
@@ -51,7 +51,7 @@ pub fn run() -> anyhow::Result<()> {
     figure("compile_10k_1000_isolations", &isolated)
 }
 
-fn whole(world: &World) -> Sample {
+fn wholes(world: &World) -> Sample {
     let mut sample = Sample::default();
     let now = Timestamp::now();
     for _ in 0..RUNS {

@@ -90,13 +90,7 @@ async fn issued() -> anyhow::Result<()> {
 
     renew(&site).await?;
     let (renewed, _) = secret(&site, Some(&first.certificate)).await?;
-    mounted.swap(&renewed)?;
-    let log = site.dir().join("operator.log");
-    eventually("the renewed certificate", PATIENCE, || async {
-        let said = std::fs::read_to_string(&log)?;
-        Ok(said.contains("a new certificate is served").then_some(()))
-    })
-    .await?;
+    mounted.renew(&site, &renewed).await?;
     recorded(&site, &auditor, "by-renewed").await?;
     // Nobody fought over whom to trust.
     injected(&site, &authority).await

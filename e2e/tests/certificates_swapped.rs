@@ -154,14 +154,7 @@ async fn rotate(
     [first, second]: [&Authority; 2],
 ) -> anyhow::Result<()> {
     let url = format!("https://{}/", site.webhook_address());
-    let renewed = pair(first)?;
-    mounted.swap(&renewed)?;
-    let log = site.dir().join("operator.log");
-    eventually("the renewed certificate", PATIENCE, || async {
-        let said = std::fs::read_to_string(&log)?;
-        Ok(said.contains("a new certificate is served").then_some(()))
-    })
-    .await?;
+    mounted.renew(site, &pair(first)?).await?;
     inject(site, &[first, second]).await?;
     // For the API server to see.
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -1,8 +1,7 @@
 //! A map of facts that remembers whose facts changed, so that what nobody touched need not be found out again.
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 
 use super::names::{DeviceId, ObjectKey};
@@ -125,6 +124,7 @@ impl<K: Ord, V> Facts<K, V> {
         self.all.clear();
     }
 
+    #[cfg(test)]
     pub fn get_mut<Q>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
@@ -134,6 +134,7 @@ impl<K: Ord, V> Facts<K, V> {
         self.all.get_mut(key)
     }
 
+    #[cfg(test)]
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
         self.touched.everything = true;
         self.all.values_mut()

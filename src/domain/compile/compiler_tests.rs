@@ -2,7 +2,8 @@ use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use proptest::prelude::*;
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::api::{ApiKeyScopeSpec, Subjects, WorkloadSelector, WorkloadTarget};
@@ -33,15 +34,19 @@ fn scopes() -> impl Strategy<Value = BTreeMap<ObjectKey, Resource<ApiKeyScopeSpe
     let scope = (ids, "[12]", any::<bool>()).prop_map(|(ids, hash, all)| {
         let spec = json!({"access": "Contain", "credentials": {"keyHashes": [hash]},
             "targets": {"devices": {"ids": ids, "all": all}}});
-        Resource {
-            uid: hash,
-            generation: 1,
-            written_by: None,
-            created: None,
-            spec: serde_json::from_value(spec).expect("a scope"),
-        }
+        resource(&hash, spec)
     });
     prop::collection::btree_map(key, scope, 0..4)
+}
+
+fn resource<Spec: DeserializeOwned>(uid: &str, spec: Value) -> Resource<Spec> {
+    Resource {
+        uid: uid.to_owned(),
+        generation: 1,
+        written_by: None,
+        created: None,
+        spec: serde_json::from_value(spec).expect("a spec"),
+    }
 }
 
 fn labelled(app: &str) -> LabelSelector {
@@ -211,26 +216,13 @@ fn nodes_keep_every_tenants_pods_when_a_device_goes_that_the_system_names() {
         ..Pod::default()
     };
     world.pods.insert(ObjectKey::new("harbour", "web"), pod);
-    let resource = |spec| Resource {
-        uid: "1".to_owned(),
-        generation: 1,
-        written_by: None,
-        created: None,
-        spec,
-    };
     let spec = json!({"target": {"workload": {"pod": "web"}}, "reason": "beaconing"});
-    let isolation = resource(serde_json::from_value(spec).expect("an Isolation"));
+    let isolation = resource("1", spec);
     world
         .isolations
         .insert(ObjectKey::new("harbour", "cut"), isolation);
     let spec = json!({"access": "Contain", "targets": {"devices": {"ids": [id(0)]}}});
-    let scope = Resource {
-        uid: "2".to_owned(),
-        generation: 1,
-        written_by: None,
-        created: None,
-        spec: serde_json::from_value(spec).expect("a scope"),
-    };
+    let scope = resource("2", spec);
     world.scopes.insert(ObjectKey::new(SYSTEM, "bot"), scope);
     let mut compiler = Compiler::default();
     let wards = |compiled: &Compiled| compiled.enforcement.devices[&id(100)].wards.len();
